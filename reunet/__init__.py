@@ -1,0 +1,24 @@
+"""Re-UNet: cell instance segmentation in microscope images of any modality.
+
+>>> from reunet import load_model, segment
+>>> labels = segment("image.png", load_model())
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reunet.pipeline import Model as Model
+    from reunet.pipeline import load_model as load_model
+    from reunet.pipeline import segment as segment
+
+__all__ = ["Model", "load_model", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the front door when it is first used: `reunet --version` does not wait for torch."""
+    if name == "__version__":
+        return metadata.version("reunet")
+    if name in __all__:
+        return getattr(import_module("reunet.pipeline"), name)
+    raise AttributeError(f"module 'reunet' has no attribute {name!r}")

@@ -1,0 +1,334 @@
+"""Files enter and leave here only: microscope images, label images, their names.
+
+Legend: H, W pixels. The contents of a file, not its ending, decide how it is decoded. Nothing
+slow is imported at the top: a small PNG must not pay for the TIFF reader.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+    from tifffile import TiffPage, TiffPageSeries
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 1_000_000_000  # H × W; the largest image of the challenge has 88 million
+MAX_LAST_AXIS = 7  # an unnamed last axis up to this long holds channels: no image is so narrow
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+BMP = b"BM"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
+HEAD_BYTES = 26  # up to the end of a PNG's bit depth and colour type
+
+TIFF_WHITE_IS_ZERO, TIFF_PALETTE = 0, 3  # PhotometricInterpretation, TIFF 6.0 p. 37
+TIFF_ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha, TIFF 6.0 p. 31
+
+
+class ImageError(ValueError):
+    """A file that cannot be used. The message is one line: file, cause, way out."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the file holds it."""
+
+    pixels: np.ndarray  # (H, W, 3), the file's own real dtype (bilevel: uint8 0 and 255), finite
+    notes: tuple[str, ...]  # what was assumed about channels and planes, for the log
+
+
+def read_image(path: Path) -> Picture:
+    """Read one image as three channels.
+
+    Grey is repeated, alpha is dropped, a palette becomes RGB, a missing third channel is empty
+    and of more than three the first three count. Of a stack the first plane counts, of a pyramid
+    the full size. Integers stored with white as zero are inverted, as a viewer shows them. EXIF
+    orientation is not applied: the organisers' programs measure H and W of the stored array.
+
+    Raises ImageError for anything that is not a whole, real-valued image of 1..MAX_PIXELS pixels.
+    """
+    return as_picture(*_decode(path, as_shown=True))
+
+
+def as_picture(pixels: np.ndarray, notes: Sequence[str] = ()) -> Picture:
+    """Three finite channels of an array (H, W) or (H, W, C), by the rules of `read_image`.
+
+    Raises ValueError for an array of another shape, without pixels, or of no real dtype.
+    """
+    if pixels.ndim not in (2, 3) or pixels.size == 0 or pixels.dtype.kind not in "buif":
+        raise ValueError(
+            f"an image is (H, W) or (H, W, C) of reals, not {pixels.shape} {pixels.dtype}"
+        )
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        pixels = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
+        notes = [*notes, "values that are not finite were set to 0"]
+    pixels, channel_notes = _three_channels(pixels)
+    return Picture(pixels, (*notes, *channel_notes))
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Read an instance label image (TIFF or PNG).
+
+    Returns (H, W) in the file's integer dtype (int64 for bilevel and float files). A palette
+    counts by its indices, and floats are accepted while they are whole numbers. Raises ImageError
+    for colour images, stacks, fractions and negative values.
+    """
+    stored, notes = _decode(path, as_shown=False)
+    way_out = "labels are one plane of whole numbers, 0 for background"
+    if stored.ndim != 2 or notes:
+        raise _error(path, notes[0] if notes else f"has shape {stored.shape}", way_out)
+    if stored.dtype.kind == "f" and not (np.isfinite(stored) & (stored == np.floor(stored))).all():
+        raise _error(path, f"holds fractions ({stored.dtype})", way_out)
+    labels = stored if stored.dtype.kind in "iu" else stored.astype(np.int64)
+    if labels.min() < 0:
+        raise _error(path, f"holds negative values ({stored.dtype})", way_out)
+    return labels
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images directly inside a folder, by name; hidden and unsupported files are passed over.
+
+    Raises ImageError if the folder cannot be listed.
+    """
+    try:
+        files = [file for file in folder.iterdir() if file.is_file()]
+    except OSError as error:
+        raise _error(folder, _reason(error), "name a folder that holds images") from error
+    visible = (file for file in files if not file.name.startswith("."))
+    return sorted(file for file in visible if file.suffix.lower() in ENDINGS)
+
+
+def label_path(image: Path, folder: Path) -> Path:
+    """Where the label of an image goes: its name up to the first dot, as the organisers cut it."""
+    return folder / f"{image.name.split('.')[0]}_label.tiff"
+
+
+def write_label(path: Path, instances: np.ndarray) -> None:
+    """Write an instance label image, wholly or not at all.
+
+    instances: (H, W), integers from 0 (background). Stored as zlib TIFF in the first of int16,
+    uint16 and int32 that holds the highest label: the official metric copies large predictions
+    into the dtype of its truth, int16. Raises ImageError if the file cannot be written and
+    ValueError for any other array.
+    """
+    import tifffile
+
+    if instances.ndim != 2 or instances.size == 0 or instances.dtype.kind not in "biu":
+        raise ValueError(f"labels must be (H, W) integers, not {instances.shape} {instances.dtype}")
+    stored = instances.astype(_label_dtype(int(instances.min()), int(instances.max())))
+    # In the same folder, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
+        temporary.replace(path)
+    except OSError as error:
+        raise _error(path, _reason(error), "choose a folder with space to write in") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone after the rename, or never came to be
+            temporary.unlink()
+
+
+def _label_dtype(lowest: int, highest: int) -> type[np.integer]:
+    for dtype in (np.int16, np.uint16, np.int32):
+        if lowest >= 0 and highest <= np.iinfo(dtype).max:
+            return dtype
+    raise ValueError(f"labels must lie in 0..{np.iinfo(np.int32).max}, not {lowest}..{highest}")
+
+
+def _error(path: Path, cause: str, way_out: str) -> ImageError:
+    return ImageError(" ".join(f"{path}: {cause}; {way_out}".split()))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"cannot be decoded ({type(error).__name__}: {str(error)[:200]})"
+
+
+def _decode(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
+    """One plane, (H, W) or (H, W, channels) without alpha, and what was assumed on the way.
+
+    as_shown: translate palettes and white-is-zero; otherwise the numbers stay as stored.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise _error(path, "unsupported ending", f"convert it to one of {' '.join(ENDINGS)}")
+    try:
+        pixels, notes = _decode_by_content(path, as_shown)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders fail on bad bytes with whatever they please
+        raise _error(path, _reason(error), "check or re-export the file") from error
+    if pixels.dtype.kind not in "biuf":
+        raise _error(path, f"holds {pixels.dtype} values", "export it as integers or floats")
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), notes
+
+
+def _decode_by_content(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise _error(path, "the file is empty", "copy or export it again")
+    if head.startswith(TIFF):
+        return _read_tiff(path, as_shown)
+    if head.startswith(PNG) and head[24:25] == b"\x10":
+        return _read_png16(path, head), []
+    if head.startswith((PNG, JPEG, BMP)):
+        return _read_pillow(path, head, as_shown), []
+    raise _error(path, "not a PNG, JPEG, BMP or TIFF image", "convert it or leave it out")
+
+
+def _check_size(path: Path, height: int, width: int) -> None:
+    """Judge the size the header states, before anything is decoded."""
+    if height < 1 or width < 1:
+        raise _error(path, f"has no pixels ({height} × {width})", "export it again")
+    if height * width > MAX_PIXELS:
+        cause = f"{height} × {width} pixels are above the limit of {MAX_PIXELS:,}"
+        raise _error(path, cause, "cut it into parts")
+
+
+def _read_png16(path: Path, head: bytes) -> np.ndarray:
+    """Decode a PNG of 16 bits a channel; Pillow would cut its colours to 8."""
+    import imagecodecs
+
+    width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+    _check_size(path, height, width)
+    pixels: np.ndarray = imagecodecs.png_decode(path.read_bytes())
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # grey or RGB, alpha last
+        return pixels[..., :-1]
+    return pixels
+
+
+def _read_pillow(path: Path, head: bytes, as_shown: bool) -> np.ndarray:
+    with _open_pillow(path, head) as image:
+        _check_size(path, image.height, image.width)
+        image.load()  # a truncated file raises here
+        image.info.pop("transparency", None)  # is dropped anyway, and makes convert() warn
+        if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
+            return np.asarray(image)
+        if image.mode == "P" and not as_shown:
+            return np.asarray(image)
+        return np.asarray(image.convert("L" if image.mode in ("LA", "La") else "RGB"))
+
+
+def _open_pillow(path: Path, head: bytes) -> "ImageFile":
+    """Open with the one plugin that is needed.
+
+    Image.open would load five of them and would apply Pillow's own size limit, 179 million.
+    """
+    if head.startswith(PNG):
+        from PIL.PngImagePlugin import PngImageFile
+
+        return PngImageFile(path)
+    if head.startswith(JPEG):
+        from PIL.JpegImagePlugin import JpegImageFile
+
+        return JpegImageFile(path)
+    from PIL.BmpImagePlugin import BmpImageFile
+
+    return BmpImageFile(path)
+
+
+def _read_tiff(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
+    import tifffile
+
+    # What tifffile logs about a bad file, ImageError says; what it logs about a good one is noise.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    with tifffile.TiffFile(path) as tif:
+        if not tif.series:
+            raise _error(path, "holds no image", "check or re-export the file")
+        series = tif.series[0].levels[0]
+        axes = _named_axes(series.axes, series.shape)
+        _check_size(path, *(series.shape[axes.index(axis)] for axis in "YX"))
+        kept = "YX" + next((axis for axis in "SC" if axis in axes), "")
+        pixels = _read_planes(path, series, [slice(None) if a in kept else 0 for a in axes])
+        # The axes come out in the file's order, channels perhaps first.
+        pixels = pixels.transpose([sorted(kept, key=axes.index).index(axis) for axis in kept])
+        page = series.keyframe.aspage()
+        if kept[-1] == "S" and page.extrasamples and page.extrasamples[-1] in TIFF_ALPHA:
+            pixels = pixels[..., :-1]
+        if as_shown:
+            pixels = _as_shown(pixels, page)
+    lengths = zip(axes, series.shape, strict=True)
+    stacked = [(axis, length) for axis, length in lengths if axis not in kept and length > 1]
+    return pixels, [f"axis {axis} holds {n} planes, the first is used" for axis, n in stacked]
+
+
+def _named_axes(axes: str, shape: Sequence[int]) -> str:
+    """Tell channels last from a stack where the file names no axes (tifffile's Q and I).
+
+    The official programs take the last axis for channels; here it also has to be short.
+    """
+    unnamed = len(axes) == 3 and axes[0] in "QI"
+    return "YXC" if unnamed and shape[2] < min(MAX_LAST_AXIS + 1, *shape[:2]) else axes
+
+
+def _read_planes(path: Path, series: "TiffPageSeries", wanted: Sequence[slice | int]) -> np.ndarray:
+    """series[wanted], without decoding the pages it leaves out where there is a choice."""
+    page_shape = series.keyframe.shape
+    lead = len(series.shape) - len(page_shape)
+    if series.shape[lead:] != page_shape or math.prod(series.shape[:lead]) != len(series.pages):
+        # One page stands for a contiguous stack (ImageJ): mapped, only what is used is read.
+        return np.array(series.asarray(out="memmap")[tuple(wanted)])
+    numbers = np.arange(len(series.pages)).reshape(series.shape[:lead])[tuple(wanted[:lead])]
+    numbers = np.asarray(numbers)
+    planes = [_read_page(path, series, int(n))[tuple(wanted[lead:])] for n in numbers.flat]
+    return planes[0] if numbers.ndim == 0 else np.stack(planes)
+
+
+def _read_page(path: Path, series: "TiffPageSeries", number: int) -> np.ndarray:
+    page = series.pages[number]
+    if page is None:
+        raise _error(path, "its pixels lie in another file", "export it as one file")
+    # tifffile fills what a truncated file lacks with zeros; we do not want half a picture.
+    ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
+    if max(ends, default=0) > page.parent.filehandle.size:
+        raise _error(path, "the file is truncated", "copy or export it again")
+    return page.asarray()
+
+
+def _as_shown(pixels: np.ndarray, page: "TiffPage") -> np.ndarray:
+    if page.photometric == TIFF_PALETTE and page.colormap is not None and pixels.ndim == 2:
+        return _apply_palette(pixels, page.colormap)
+    if page.photometric == TIFF_WHITE_IS_ZERO and pixels.dtype.kind in "bui":
+        return _invert(pixels, page.bitspersample)
+    return pixels
+
+
+def _apply_palette(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """colours: (3, entries) uint16, spread over 0..65535 or, by some writers, 0..255."""
+    if indices.dtype == np.uint8 and colours.max() > 255:
+        colours = colours >> 8
+    table = colours.T.astype(np.uint8 if colours.max() <= 255 else np.uint16)
+    return np.take(table, indices, axis=0)
+
+
+def _invert(pixels: np.ndarray, bits: int) -> np.ndarray:
+    inverted: np.ndarray = np.invert(pixels)
+    if pixels.dtype.kind == "u":  # 12 bits in a uint16: the 4 unused ones stay 0
+        inverted &= pixels.dtype.type(2**bits - 1)
+    return inverted
+
+
+def _three_channels(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(H, W) or (H, W, channels) to (H, W, 3)."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    count = pixels.shape[2]
+    if count == 1:
+        return np.repeat(pixels, 3, axis=2), []
+    if count == 2:
+        empty = np.zeros_like(pixels[..., :1])
+        return np.concatenate([pixels, empty], axis=2), ["2 channels, the third is left empty"]
+    notes = [f"{count} channels, the first 3 are used"] if count > 3 else []
+    return np.ascontiguousarray(pixels[..., :3]), notes
