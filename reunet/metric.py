@@ -1,0 +1,306 @@
+"""The challenge's instance metric: F1 of cells matched at an intersection over union of 0.5.
+
+Same numbers as the organisers' `compute_metric.py`, but linear in the number of pixels: no table
+of all true × all predicted cells is ever built.
+
+Legend: H, W pixels; N true cells, M predicted cells; IoU intersection over union.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from reunet.images import read_label
+
+FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
+TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile
+TILE = 2000  # px, edge of such a tile
+PREDICTION_SUFFIX = "_label.tiff"
+# Labels first: a folder holding `a.png` and `a_label.tiff` holds an image and its truth.
+TRUTH_SUFFIXES = ("_label.tiff", "_label.tif", ".tif", ".tiff", ".png")
+COUNT_COLUMNS = ("true_num", "pred_num", "correct_num(TP)", "missed_num(FN)", "wrong_num(FP)")
+COLUMNS = ("names", *COUNT_COLUMNS, "precision", "recall", "dice", "F1")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image's result, field by field what the organisers' table prints (4 digits).
+
+    `fn` is 0 for an image (or tile) without any predicted cell: a slip of the official program,
+    kept because it shows in its table. `f1` does not depend on it.
+    """
+
+    n_true: int
+    n_pred: int
+    tp: int
+    fn: int
+    fp: int
+    precision: float
+    recall: float
+    dice: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder's result, keyed by image name without suffix.
+
+    Only `scores` enters means. `missing` are truths without a prediction, which the official
+    program passes over in silence. `failed` maps a prediction to the reason it has no score.
+    """
+
+    scores: dict[str, Score]
+    missing: list[str]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class F1Summary:
+    """Mean and median F1 of a number of images."""
+
+    images: int
+    mean: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """F1 of all images and of each modality.
+
+    `modality_mean` is the mean of the modalities' means, each counting the same however many
+    images it has; None where no modality is known.
+    """
+
+    overall: F1Summary
+    by_modality: dict[str, F1Summary]
+    modality_mean: float | None
+
+    def __str__(self) -> str:
+        """A table in plain text, one line for each modality and the totals below."""
+        rows = {**self.by_modality, "all images": self.overall}
+        lines = [f"{'':<20}{'images':>8}{'mean F1':>10}{'median F1':>11}"]
+        lines += [f"{k:<20}{v.images:>8}{v.mean:>10.4f}{v.median:>11.4f}" for k, v in rows.items()]
+        if self.modality_mean is not None:
+            lines.append(f"{'mean of modalities':<28}{self.modality_mean:>10.4f}")
+        return "\n".join(lines)
+
+
+def score_pair(gt: np.ndarray, seg: np.ndarray, threshold: float = 0.5) -> Score:
+    """Score one predicted label map against the truth, as the official program does.
+
+    gt, seg: (H, W) integer, 0 background; ids need not be consecutive, and all pixels of
+    an id are one cell, connected or not. A pair matches from IoU = threshold (0 < threshold <= 1,
+    inclusive) on. Raises ValueError for anything else.
+
+    Cells with a pixel in the 2-px frame are left out, as a whole. From 25 Mpx on the picture is
+    padded with background to multiples of 2000 and the counts of its 2000×2000 tiles are added
+    up; the frame then applies to every tile. Dice is that of the two foregrounds, frame included.
+
+    Notes: nothing correct gives F1 0, so an empty truth scores 0 even if found empty.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold} is no IoU: choose one above 0 and up to 1")
+    _check_pair(gt, seg)
+    dice = _dice(gt > 0, seg > 0)
+    if gt.size < TILED_FROM:
+        counts = _count(gt, seg, threshold)
+    else:
+        counts = _count_tiles(gt, seg, threshold)
+    n_true, n_pred, tp, fn, fp = counts.tolist()
+    precision = tp / n_pred if tp else 0.0
+    recall = tp / n_true if tp else 0.0
+    f1 = 2 * (precision * recall) / (precision + recall) if tp else 0.0
+    ratios = (float(np.round(ratio, 4)) for ratio in (precision, recall, dice, f1))
+    return Score(n_true, n_pred, tp, fn, fp, *ratios)
+
+
+def _check_pair(gt: np.ndarray, seg: np.ndarray) -> None:
+    for role, labels in (("ground truth", gt), ("prediction", seg)):
+        if labels.ndim != 2 or labels.size == 0:
+            raise ValueError(f"{role} has shape {labels.shape}: give a 2-D label map")
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"{role} is {labels.dtype}: give integer ids, 0 for background")
+        if labels.min() < 0:
+            raise ValueError(f"{role} has negative ids: number cells from 1, background is 0")
+    if gt.shape != seg.shape:
+        raise ValueError(
+            f"ground truth is {gt.shape}, prediction {seg.shape} (rows, columns): "
+            "predict at the image's own size"
+        )
+
+
+def _dice(gt: np.ndarray, seg: np.ndarray) -> float:
+    area = np.count_nonzero(gt) + np.count_nonzero(seg)
+    return 2 * np.count_nonzero(gt & seg) / area if area else 1.0
+
+
+def _count_tiles(gt: np.ndarray, seg: np.ndarray, threshold: float) -> np.ndarray:
+    if seg.max() > np.iinfo(gt.dtype).max:
+        # The official program copies the prediction into an array of the truth's type.
+        raise ValueError(
+            f"id {seg.max()} does not fit the ground truth's {gt.dtype}, and the official program "
+            "stores both alike from 25 Mpx on: renumber the cells of every 2000×2000 tile from 1"
+        )
+    total = np.zeros(5, np.int64)
+    for top in range(0, gt.shape[0], TILE):
+        for left in range(0, gt.shape[1], TILE):
+            tile = np.s_[top : top + TILE, left : left + TILE]
+            total += _count(_pad(gt[tile]), _pad(seg[tile]), threshold)
+    return total
+
+
+def _pad(tile: np.ndarray) -> np.ndarray:
+    height, width = tile.shape
+    return np.pad(tile, ((0, TILE - height), (0, TILE - width)))
+
+
+def _count(gt: np.ndarray, seg: np.ndarray, threshold: float) -> np.ndarray:
+    """N, M, TP, FN, FP of a whole picture or of one tile. Returns (5,) int64."""
+    gt, seg = _compact(gt), _compact(seg)
+    area_gt, area_seg = _inner_areas(gt), _inner_areas(seg)
+    n_true, n_pred = np.count_nonzero(area_gt), np.count_nonzero(area_seg)
+    tp = _count_matches(gt, seg, area_gt, area_seg, threshold)
+    fn = n_true - tp if n_pred else 0
+    return np.array([n_true, n_pred, tp, fn, n_pred - tp], np.int64)
+
+
+def _compact(labels: np.ndarray) -> np.ndarray:
+    """Keep ids small enough to index an array; gaps between them do no harm."""
+    labels = labels.astype(np.int64)
+    if labels.max() <= labels.size:
+        return labels
+    ids = np.unique(np.append(labels, 0))
+    return np.searchsorted(ids, labels)
+
+
+def _inner_areas(labels: np.ndarray) -> np.ndarray:
+    """Pixels of every id, (highest id + 1,); 0 for background and for cells in the frame."""
+    areas = np.bincount(labels.ravel())
+    rows, columns = (labels[:FRAME], labels[-FRAME:]), (labels[:, :FRAME], labels[:, -FRAME:])
+    for strip in (*rows, *columns):
+        areas[strip] = 0
+    areas[0] = 0
+    return areas
+
+
+def _count_matches(
+    gt: np.ndarray, seg: np.ndarray, area_gt: np.ndarray, area_seg: np.ndarray, threshold: float
+) -> int:
+    """Largest number of one-to-one pairs with IoU >= threshold.
+
+    The official program minimises the sum of -[IoU >= threshold] - IoU / (2 min(N, M)) over a
+    full assignment. The second terms add up to at most 1/2, less than one pair more: its count
+    is the size of a maximum matching among the pairs that reach the threshold. That graph is
+    sparse, and above 0.5 every cell has one partner at most.
+    """
+    both = (area_gt[gt] > 0) & (area_seg[seg] > 0)
+    pixels = (np.ones(np.count_nonzero(both), np.int64), (gt[both], seg[both]))
+    overlap = csr_array(pixels, shape=(area_gt.size, area_seg.size))  # adds up equal (true, pred)
+    true = np.repeat(np.arange(area_gt.size), np.diff(overlap.indptr))
+    union = area_gt[true] + area_seg[overlap.indices] - overlap.data
+    overlap.data = (overlap.data / union >= threshold).astype(np.int8)
+    overlap.eliminate_zeros()
+    return int(np.count_nonzero(maximum_bipartite_matching(overlap) >= 0))
+
+
+def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
+    """Score every `NAME_label.tiff` of seg_dir against NAME's truth in gt_dir.
+
+    The truth is the first that exists of `NAME_label.tiff`, `NAME_label.tif`, `NAME.tif`,
+    `NAME.tiff` and `NAME.png`. A pair that cannot be scored is listed in `failed` and does not
+    stop the others. Raises ValueError where a folder does not exist or nothing is predicted.
+    """
+    for folder in (gt_dir, seg_dir):
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    files = sorted(path.name for path in seg_dir.glob(f"*{PREDICTION_SUFFIX}"))
+    if not files:
+        raise ValueError(f"{seg_dir}: holds no *{PREDICTION_SUFFIX}; give the prediction's folder")
+    truths = _find_truths(gt_dir)
+    scores: dict[str, Score] = {}
+    failed: dict[str, str] = {}
+    for file in files:
+        name = file.removesuffix(PREDICTION_SUFFIX)
+        try:
+            scores[name] = _score_files(truths.get(name, gt_dir / f"{name}.tif"), seg_dir / file)
+        except ValueError as error:
+            failed[name] = str(error)
+    return Evaluation(scores, sorted(truths.keys() - scores.keys() - failed.keys()), failed)
+
+
+def _find_truths(folder: Path) -> dict[str, Path]:
+    truths: dict[str, Path] = {}
+    for suffix in TRUTH_SUFFIXES:
+        for path in sorted(folder.glob(f"*{suffix}")):
+            name = path.name.removesuffix(suffix)
+            if name.endswith("_label"):
+                continue  # `a_label.tif` is the truth of a, not of an image called a_label
+            truths.setdefault(name, path)
+    return truths
+
+
+def _score_files(truth: Path, prediction: Path) -> Score:
+    if not truth.exists():
+        raise ValueError(
+            f"{prediction}: no ground truth in {truth.parent}; "
+            f"add {truth.name} or take the prediction away"
+        )
+    gt, seg = read_label(truth), read_label(prediction)
+    try:
+        return score_pair(gt, seg)
+    except ValueError as error:
+        raise ValueError(f"{prediction} against {truth}: {error}") from error
+
+
+def write_csv(evaluation: Evaluation, path: Path) -> None:
+    """Write the scores as the official program's table: same columns, names and digits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for name, score in evaluation.scores.items():
+            writer.writerow([name + PREDICTION_SUFFIX, *astuple(score)])
+
+
+def read_meta(folder: Path) -> dict[str, dict[str, str]]:
+    """Rows of the `meta.csv` in a folder, or else in its parent, by their column `name`.
+
+    Returns {} where there is no such file.
+    """
+    for place in (folder, folder.resolve().parent):
+        meta = place / "meta.csv"
+        if meta.is_file():
+            with meta.open(newline="", encoding="utf-8") as file:
+                return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+    return {}
+
+
+def read_modalities(folder: Path) -> dict[str, str]:
+    """Modality of every image that a `meta.csv` knows, see `read_meta`."""
+    return {n: row["modality"] for n, row in read_meta(folder).items() if row.get("modality")}
+
+
+def summarise(scores: Mapping[str, Score], modalities: Mapping[str, str]) -> Summary:
+    """Mean and median F1 over all images, by modality, and the mean over modalities.
+
+    Images without a known modality count in the overall figures alone. Raises ValueError where
+    there is no score at all.
+    """
+    if not scores:
+        raise ValueError("no image could be scored: nothing to summarise")
+    groups: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        if name in modalities:
+            groups.setdefault(modalities[name], []).append(score.f1)
+    by_modality = {modality: _f1_summary(groups[modality]) for modality in sorted(groups)}
+    means = [group.mean for group in by_modality.values()]
+    overall = _f1_summary([score.f1 for score in scores.values()])
+    return Summary(overall, by_modality, float(np.mean(means)) if means else None)
+
+
+def _f1_summary(values: list[float]) -> F1Summary:
+    return F1Summary(len(values), float(np.mean(values)), float(np.median(values)))
