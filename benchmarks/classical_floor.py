@@ -1,24 +1,13 @@
-"""The floor: what Otsu's threshold and a watershed reach on the validation images.
+"""The floor: what Otsu's threshold and a watershed reach without learning anything.
 
-    python benchmarks/classical_floor.py DATA OUT
-
-Reads DATA/labelled (or DATA itself where it holds meta.csv), segments every image with
-`split == val`, writes OUT/NAME_label.tiff and prints F1 by modality. Nothing is learnt and no
-truth is looked at; the constants below were chosen on training images.
+`validation.py` scores it beside the network. No truth is looked at; the constants below were
+chosen on training images.
 """
 
-import argparse
-import csv
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
-import tifffile
 from scipy import ndimage
-from skimage import filters, io, measure, morphology, segmentation
+from skimage import filters, measure, morphology, segmentation
 
-from reunet.metric import read_modalities, score_folder, summarise
 from reunet.normalise import normalise_channels
 
 IMAGE_SIGMA = 1  # px, takes the camera noise off before the threshold
@@ -28,9 +17,7 @@ MIN_CELL = 16  # px, the smallest object the challenge's own scripts keep
 
 
 def segment(pixels: np.ndarray) -> np.ndarray:
-    """Cells of one picture. pixels: (H, W) or (H, W, C), any real dtype. Returns (H, W) int32."""
-    if pixels.ndim == 2:
-        pixels = pixels[..., np.newaxis]  # (H, W, 1)
+    """Cells of one picture. pixels: (H, W, 3), any real dtype. Returns (H, W) int32."""
     grey = normalise_channels(pixels).mean(axis=-1)  # (H, W)
     return split_touching(find_foreground(grey))
 
@@ -57,36 +44,3 @@ def split_touching(foreground: np.ndarray) -> np.ndarray:
     markers = measure.label(morphology.h_maxima(distance, PEAK_HEIGHT))
     cells: np.ndarray = segmentation.watershed(-distance, markers, mask=solid)
     return cells.astype(np.int32)
-
-
-def validation_names(data: Path) -> list[str]:
-    """Names of the images of the validation part, in the order of meta.csv."""
-    with (data / "meta.csv").open(newline="", encoding="utf-8") as file:
-        return [row["name"] for row in csv.DictReader(file) if row["split"] == "val"]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Segment, write, score and print. Returns the exit status: 1 if an image has no score."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", type=Path, help="data folder, with labelled/meta.csv in it")
-    parser.add_argument("out", type=Path, help="folder for the segmentations")
-    options = parser.parse_args(arguments)
-    nested = options.data / "labelled"
-    data = nested if nested.is_dir() else options.data
-    if not (data / "meta.csv").is_file():
-        parser.error(f"{data}: no meta.csv there; give the folder that holds labelled/")
-    options.out.mkdir(parents=True, exist_ok=True)
-    names = validation_names(data)
-    for name in names:
-        cells = segment(io.imread(data / "images" / f"{name}.png"))
-        tifffile.imwrite(options.out / f"{name}_label.tiff", cells, compression="zlib")
-    evaluation = score_folder(data / "labels", options.out)
-    for reason in evaluation.failed.values():
-        print(reason, file=sys.stderr)
-    scores = {name: evaluation.scores[name] for name in names if name in evaluation.scores}
-    print(summarise(scores, read_modalities(data / "labels")))
-    return 1 if len(scores) < len(names) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

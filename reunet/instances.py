@@ -59,13 +59,16 @@ def decode_regrow(classes: np.ndarray, ring_outside: int = 1) -> np.ndarray:
     0 or 1; they are given back to the background. Returns (H, W) int32.
 
     Every 4-connected interior is one cell, nothing is merged. A pixel that two cells reach in the
-    same step goes to the one that stands first in the picture's order. Holes that one cell
-    encloses become part of it; cells under 16 px are dropped.
+    same step goes to the one that stands first in the picture's order. A ring that reaches no
+    interior is a cell too small to have one. Holes that one cell encloses become part of it;
+    cells under 16 px are dropped.
     """
     ring = classes == BOUNDARY
     if ring_outside:
         ring &= ~ndimage.binary_dilation(classes == BACKGROUND, CROSS)
     instances = grow(_connected(classes == INTERIOR, connectivity=4), ring)
+    lonely = _connected(ring & (instances == 0), connectivity=8)
+    instances += np.where(lonely > 0, lonely + instances.max(), 0).astype(np.int32)
     return drop_small(fill_holes(instances), MIN_OBJECT)
 
 

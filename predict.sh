@@ -1,0 +1,29 @@
+#!/bin/sh
+# sh predict.sh [INPUT OUTPUT [OPTIONS OF reunet predict]]
+# Segments an image or a folder of images. Without arguments: /workspace/inputs into
+# /workspace/outputs where they exist (the challenge's container), else the bundled samples
+# into ./outputs. Where reunet is not installed, it is first set up in .venv.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+
+if [ $# -eq 0 ]; then
+    if [ -d /workspace/inputs ]; then
+        set -- /workspace/inputs /workspace/outputs
+    else
+        set -- "$here/tests/data/samples/images" outputs
+    fi
+fi
+
+if [ -x "$here/.venv/bin/reunet" ]; then
+    reunet=$here/.venv/bin/reunet
+elif command -v reunet >/dev/null 2>&1; then
+    reunet=reunet
+else
+    echo "setting up reunet in $here/.venv (once)" >&2
+    python3 -m venv "$here/.venv"
+    "$here/.venv/bin/pip" install --quiet -r "$here/requirements.txt"
+    "$here/.venv/bin/pip" install --quiet --no-deps -e "$here" # last: stands for a whole set-up
+    reunet=$here/.venv/bin/reunet
+fi
+
+exec "$reunet" predict "$@"

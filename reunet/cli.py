@@ -1,0 +1,152 @@
+"""The command `reunet`. Exit codes: 0 all done, 1 some images failed, 2 nothing could be started.
+
+Slow imports (torch above all) wait until a command needs them: start-up counts in the challenge.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from reunet.batch import Outcome
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DECODERS = ("regrow", "paper")
+FOLDER = click.Path(path_type=Path)
+NAMED_AT_MOST = 5  # files named in a message about many
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="reunet", prog_name="reunet")
+def main() -> None:
+    """Cell instance segmentation in microscope images of any modality."""
+
+
+@main.command()
+@click.argument("source", metavar="INPUT", type=FOLDER)
+@click.argument("output", metavar="OUTPUT", type=FOLDER)
+@click.option(
+    "--weights", type=FOLDER, help="Folder of a weight bundle.  [default: the shipped one]"
+)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--decoder", type=click.Choice(DECODERS), help="[default: the bundle's]")
+@click.option("--folds", help="Folds to average, such as 0,2.  [default: all]")
+@click.option("--tta/--no-tta", default=True, show_default=True, help="Average over mirror images.")
+def predict(
+    source: Path,
+    output: Path,
+    weights: Path | None,
+    device: str,
+    decoder: str | None,
+    folds: str | None,
+    tta: bool,
+) -> None:
+    """Segment INPUT (an image or a folder of images) into label images in the folder OUTPUT."""
+    images = find_images(source, output)
+    from reunet.batch import segment_files
+    from reunet.pipeline import load_model
+
+    try:
+        model = load_model(weights, device, folds.split(",") if folds else None)
+        output.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"{output}: cannot be created: {error.strerror}") from error
+    started = time.monotonic()
+    outcomes = show(segment_files(images, output, model, tta=tta, decoder=decoder), len(images))
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    cells = sum(outcome.cells for outcome in outcomes)
+    seconds = time.monotonic() - started
+    click.echo(f"{len(images) - failed} of {len(images)} images, {cells} cells, {seconds:.1f} s")
+    if failed:
+        click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
+        sys.exit(1)
+
+
+def find_images(source: Path, output: Path) -> list[Path]:
+    """The images to segment. Raises click.UsageError where there are none or OUTPUT is in INPUT."""
+    from reunet.images import ENDINGS, ImageError, list_images
+
+    if not source.exists():
+        raise click.UsageError(f"{source}: no such file or folder")
+    if output.exists() and not output.is_dir():
+        raise click.UsageError(f"{output}: is a file: name a folder for the labels")
+    if source.is_file():
+        return [source]
+    if output.resolve().is_relative_to(source.resolve()):
+        raise click.UsageError(f"{output}: lies inside the input folder: name one outside it")
+    try:
+        images = list_images(source)
+    except ImageError as error:
+        raise click.UsageError(str(error)) from error
+    if not images:
+        raise click.UsageError(f"{source}: holds no images ({', '.join(ENDINGS)})")
+    return images
+
+
+def show(outcomes: Iterable["Outcome"], total: int) -> list["Outcome"]:
+    """Run through the outcomes and print what they have to say, one line a message.
+
+    On a terminal a bar tells how many images are done and how long the others will take.
+    """
+    done = []
+    quiet = not sys.stderr.isatty()
+    with click.progressbar(
+        outcomes, total, "segmenting", show_pos=True, file=sys.stderr, hidden=quiet
+    ) as bar:
+        for outcome in bar:
+            messages = [f"note: {outcome.image}: {note}" for note in outcome.notes]
+            if outcome.error:
+                messages.append(f"error: {outcome.error}")
+            for message in messages:
+                click.echo(message if quiet else f"\r\033[K{message}", err=True)
+            done.append(outcome)
+    return done
+
+
+@main.command()
+@click.option("--gt", "truths", required=True, type=FOLDER, help="Folder of true labels.")
+@click.option(
+    "--seg", "predictions", required=True, type=FOLDER, help="Folder of predicted labels."
+)
+@click.option("--csv", "table", type=FOLDER, help="Also write the official program's table there.")
+def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
+    """Score predicted labels with the challenge's official metric (F1 at IoU 0.5).
+
+    Where a meta.csv beside the true labels has columns name and modality, figures by modality
+    and their mean are shown too.
+    """
+    from reunet.metric import read_modalities, score_folder, summarise, write_csv
+
+    try:
+        evaluation = score_folder(truths, predictions)
+        modalities = read_modalities(truths)
+        summary = summarise(evaluation.scores, modalities) if evaluation.scores else None
+        if table:
+            write_csv(evaluation, table)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+    for name, score in evaluation.scores.items():
+        click.echo(
+            f"{name:<50} {modalities.get(name, ''):<6} F1 {score.f1:.4f}  "
+            f"true {score.n_true}  predicted {score.n_pred}  correct {score.tp}"
+        )
+    if summary:
+        click.echo(f"\n{summary}")
+    if evaluation.missing:
+        click.echo(f"note: not predicted, not scored: {some(evaluation.missing)}", err=True)
+    for reason in evaluation.failed.values():
+        click.echo(f"error: {reason}", err=True)
+    if evaluation.failed:
+        sys.exit(1)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

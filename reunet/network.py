@@ -1,0 +1,131 @@
+"""The U-Net of paper §2.3, built from a small description.
+
+Parameters carry the names that nnU-Net gives them, so that trained weights move between the two
+without renaming. Legend: N images, C channels, H, W pixels.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+NORM_EPS = 1e-5
+LEAK = 0.01
+DROPOUT = 0.1  # reading: the paper draws dropout layers but names no rate
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What it takes to build the network: one entry of `features` a stage, finest first."""
+
+    features: tuple[int, ...]
+    dropout: float = DROPOUT
+    convs_per_block: int = 2
+    in_channels: int = 3
+    classes: int = 3
+
+    @property
+    def divisor(self) -> int:
+        """Heights and widths that the network takes are multiples of this many pixels."""
+        return int(2 ** (len(self.features) - 1))
+
+
+PAPER = Architecture(features=(32, 64, 128, 256, 480, 480, 480, 480, 480))  # 52 564 152 parameters
+COMPACT = Architecture(features=(16, 32, 64, 128, 256, 256), dropout=0.0)  # 5 160 127 parameters
+
+
+class ConvNormAct(nn.Module):
+    """3×3 convolution, dropout, instance norm, leaky ReLU: (N, C, H, W) -> (N, C', H', W')."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.norm = nn.InstanceNorm2d(outputs, eps=NORM_EPS, affine=True)
+        self.act = nn.LeakyReLU(LEAK, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.dropout(self.conv(x))))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """`convs_per_block` convolutions; the first takes the block's stride."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, arch: Architecture) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            ConvNormAct(inputs, outputs, stride, arch.dropout),
+            *(
+                ConvNormAct(outputs, outputs, 1, arch.dropout)
+                for _ in range(1, arch.convs_per_block)
+            ),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Blocks that halve the resolution, the first excepted. Returns every block's output."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        inputs = (arch.in_channels, *arch.features[:-1])
+        blocks = (
+            nn.Sequential(Block(i, o, 1 if n == 0 else 2, arch))
+            for n, (i, o) in enumerate(zip(inputs, arch.features, strict=True))
+        )
+        self.stages = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return skips
+
+
+class Decoder(nn.Module):
+    """Transposed convolution, concatenation with the skip, block; a head at every resolution."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        coarse_to_fine = arch.features[::-1]
+        pairs = list(pairwise(coarse_to_fine))
+        self.transpconvs = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs)
+        self.stages = nn.ModuleList(Block(2 * o, o, 1, arch) for _, o in pairs)
+        self.seg_layers = nn.ModuleList(nn.Conv2d(o, arch.classes, 1) for _, o in pairs)
+
+    def forward(self, skips: list[Tensor]) -> Tensor:
+        x = skips[-1]
+        for up, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1], strict=True):
+            x = stage(torch.cat((up(x), skip), dim=1))
+        return self.seg_layers[-1](x)  # type: ignore[no-any-return]  # the full-resolution head
+
+
+class UNet(nn.Module):
+    """(N, 3, H, W) float32 z-scored image -> (N, classes, H, W) logits.
+
+    H and W are multiples of `Architecture.divisor`. The heads of the lower resolutions serve
+    training alone (deep supervision); they are kept so that a bundle can be trained further.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.encoder = Encoder(arch)
+        self.decoder = Decoder(arch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
+
+
+def build(arch: Architecture) -> UNet:
+    """The network with He-normal weights and zero biases, as nnU-Net starts (paper §3.2.2)."""
+    network = UNet(arch)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, a=LEAK)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network

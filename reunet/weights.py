@@ -1,0 +1,140 @@
+"""Weight bundles: a folder with a `card.json` and one safetensors file a fold.
+
+The card says all that it takes to use the weights: architecture, target encoding, decoder, tile,
+folds, and where they come from. Tensors only: nothing in a bundle can run code.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from reunet.network import Architecture, UNet
+from reunet.targets import ENCODINGS
+
+CARD = "card.json"
+WAY_OUT = "fetch the bundle again or choose another with --weights"
+
+
+class WeightsError(ValueError):
+    """One line: the file, what is wrong with it, and the way out."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A card, read and checked, and the folder it lies in.
+
+    tile: px edge of the sliding window. smallest: px to which a smaller image is padded at least
+    (the training patch). about: the whole card, for whoever wants to know more.
+    """
+
+    folder: Path
+    architecture: Architecture
+    encoding: str
+    decoder: str
+    tile: int
+    smallest: int
+    folds: tuple[str, ...]
+    about: dict[str, Any]
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read and check the card of a bundle. Raises WeightsError."""
+    card = folder / CARD
+    try:
+        about = json.loads(card.read_text())
+        architecture = about["architecture"]
+        bundle = Bundle(
+            folder,
+            Architecture(**{**architecture, "features": tuple(architecture["features"])}),
+            about["encoding"],
+            about["decoder"],
+            about["tile"],
+            about["smallest"],
+            tuple(about["folds"]),
+            about,
+        )
+    except OSError as error:
+        raise WeightsError(f"{card}: {error.strerror}: {WAY_OUT}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{card}: no card of a bundle ({error!r}): {WAY_OUT}") from error
+    if bundle.encoding not in ENCODINGS:
+        raise WeightsError(f"{card}: unknown encoding {bundle.encoding!r}: update reunet")
+    return bundle
+
+
+def load_networks(bundle: Bundle, folds: Sequence[str] | None = None) -> list[UNet]:
+    """The networks of the named folds (None: all), ready for inference. Raises WeightsError."""
+    unknown = sorted(set(folds or ()) - set(bundle.folds))
+    if unknown:
+        there = ", ".join(bundle.folds)
+        raise WeightsError(f"{bundle.folder}: has no fold {', '.join(unknown)}: there is {there}")
+    return [_load_network(bundle, fold) for fold in folds or bundle.folds]
+
+
+def _load_network(bundle: Bundle, fold: str) -> UNet:
+    path = bundle.folder / fold_file(fold)
+    try:
+        if _sha256(path) != bundle.about["sha256"].get(path.name):
+            raise WeightsError(f"{path}: damaged, its sha256 is not the card's: {WAY_OUT}")
+        tensors = safetensors.torch.load_file(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}: {WAY_OUT}") from error
+    except (SafetensorError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error!r}): {WAY_OUT}") from error
+    with torch.device("meta"):  # no memory and no random numbers for weights that come from disk
+        network = UNet(bundle.architecture)
+    try:
+        network.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path}: its tensors do not fit the card's architecture: {WAY_OUT}"
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+def save_bundle(
+    folder: Path,
+    architecture: Architecture,
+    folds: dict[str, dict[str, torch.Tensor]],
+    about: dict[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a bundle; the card last, so that a bundle with a card is complete.
+
+    folds: state dict by fold, each tensor once. about: the rest of the card (`encoding`,
+    `decoder`, `tile`, `smallest`, training data …).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    hashes = {}
+    for fold, tensors in folds.items():
+        path = folder / fold_file(fold)
+        stored = {name: t.to(dtype).contiguous() for name, t in tensors.items()}
+        path.write_bytes(safetensors.torch.save(stored))  # save_file would make it private
+        hashes[path.name] = _sha256(path)
+    card = {"architecture": asdict(architecture), **about, "folds": [*folds], "sha256": hashes}
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write `card.json` in one step: it is never seen half-written."""
+    part = folder / f".part_{CARD}"
+    part.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    part.replace(folder / CARD)
+
+
+def fold_file(fold: str) -> str:
+    """File name of a fold's tensors."""
+    return f"fold_{fold}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,67 @@
+"""Targets against the challenge's own recipe, written out with scikit-image."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.morphology import dilation, disk, remove_small_objects
+from skimage.segmentation import find_boundaries
+
+from reunet.images import read_label
+from reunet.targets import BOUNDARY, INTERIOR, encode, inner_boundary
+
+SAMPLES = sorted(Path(__file__).with_name("data").glob("samples/labels/*.tiff"))
+
+
+def official_classes(instances: np.ndarray) -> np.ndarray:
+    boundary = dilation(find_boundaries(instances, mode="inner"), disk(1))
+    interior = remove_small_objects(~boundary & (instances > 0), max_size=15)
+    classes = interior.astype(np.uint8)
+    classes[boundary] = 2
+    return classes
+
+
+def random_instances(seed: int) -> np.ndarray:
+    """Touching, nested, split and one-pixel instances."""
+    rng = np.random.default_rng(seed)
+    instances = np.zeros((60, 70), np.int32)
+    for label in range(1, 12):
+        y, x, h, w = rng.integers((0, 0, 1, 1), (60, 70, 25, 25))
+        instances[y : y + h, x : x + w] = label
+    return instances
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_paper_encoding_is_the_official_one_on_real_labels(path: Path) -> None:
+    instances = read_label(path)
+    np.testing.assert_array_equal(encode(instances, "paper"), official_classes(instances))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_paper_encoding_is_the_official_one_on_awkward_labels(seed: int) -> None:
+    instances = random_instances(seed)
+    np.testing.assert_array_equal(encode(instances, "paper"), official_classes(instances))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_thin_encoding_covers_exactly_the_cells(seed: int) -> None:
+    instances = random_instances(seed)
+    classes = encode(instances, "thin")
+    np.testing.assert_array_equal(classes > 0, instances > 0)
+    expected = find_boundaries(instances, mode="inner")
+    np.testing.assert_array_equal(classes == BOUNDARY, expected)
+
+
+def test_the_frame_is_no_boundary() -> None:
+    assert not inner_boundary(np.ones((5, 6), np.int32)).any()
+    assert (encode(np.ones((5, 6), np.int32), "thin") == INTERIOR).all()
+
+
+def test_shapes_without_neighbours() -> None:
+    for shape in ((1, 1), (1, 9), (9, 1)):
+        assert encode(np.zeros(shape, np.int32)).shape == shape
+
+
+def test_an_unknown_encoding_is_an_error() -> None:
+    with pytest.raises(ValueError, match="choose from"):
+        encode(np.zeros((4, 4), np.int32), "thick")

@@ -1,0 +1,97 @@
+"""Bundles: what is saved comes back, and what is damaged is one clear line."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from conftest import TINY, save_tiny_bundle
+from reunet.network import build
+from reunet.weights import WeightsError, load_networks, open_bundle, save_bundle
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    states = {fold: build(TINY).state_dict() for fold in ("0", "all")}
+    about = {"encoding": "thin", "decoder": "paper", "tile": 64, "smallest": 32, "note": "é"}
+    save_bundle(tmp_path / "b", TINY, states, about)
+    opened = open_bundle(tmp_path / "b")
+    assert opened.architecture == TINY
+    assert (opened.encoding, opened.decoder, opened.tile, opened.smallest) == (
+        "thin",
+        "paper",
+        64,
+        32,
+    )
+    assert opened.folds == ("0", "all")
+    assert opened.about["note"] == "é"
+    for fold, network in zip(opened.folds, load_networks(opened), strict=True):
+        loaded = network.state_dict()
+        assert loaded.keys() == states[fold].keys()
+        for name, tensor in loaded.items():  # stored in half precision, used in single
+            assert tensor.dtype == torch.float32
+            assert torch.equal(tensor, states[fold][name].half().float())
+        assert not network.training
+
+
+def test_folds_are_chosen_by_name(bundle: Path) -> None:
+    assert len(load_networks(open_bundle(bundle), ["1"])) == 1
+    with pytest.raises(WeightsError, match="has no fold 7"):
+        load_networks(open_bundle(bundle), ["0", "7"])
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+def test_damaged_tensors(bundle: Path, damage: Callable[[Path], None]) -> None:
+    damage(bundle / "fold_1.safetensors")
+    opened = open_bundle(bundle)
+    assert len(load_networks(opened, ["0"])) == 1
+    with pytest.raises(WeightsError, match=r"fold_1\.safetensors") as error:
+        load_networks(opened)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["encoder.stages.0.0.convs.0.conv.weight", "a_tensor_too_many"])
+def test_tensors_that_do_not_fit(bundle: Path, name: str) -> None:
+    state = {**build(TINY).state_dict(), name: torch.zeros(3)}
+    save_file({k: t.contiguous() for k, t in state.items()}, bundle / "fold_0.safetensors")
+    card = json.loads((bundle / "card.json").read_text())
+    content = (bundle / "fold_0.safetensors").read_bytes()
+    card["sha256"]["fold_0.safetensors"] = hashlib.sha256(content).hexdigest()
+    (bundle / "card.json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match="do not fit") as error:
+        load_networks(open_bundle(bundle))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("card", ["", "{", "[]", "{}", '{"architecture": 3}', "\0"])
+def test_damaged_card(bundle: Path, card: str) -> None:
+    (bundle / "card.json").write_text(card)
+    with pytest.raises(WeightsError, match=r"card\.json") as error:
+        open_bundle(bundle)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="No such file"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_an_interrupted_save_leaves_no_card(tmp_path: Path) -> None:
+    save_tiny_bundle(tmp_path / "b")
+    with pytest.raises(AttributeError):
+        save_bundle(tmp_path / "b", TINY, {"0": {"x": None}}, {})  # type: ignore[dict-item]
+    with pytest.raises(WeightsError):
+        open_bundle(tmp_path / "b")
