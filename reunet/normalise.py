@@ -50,9 +50,12 @@ def z_score(image: np.ndarray) -> np.ndarray:
 
 
 def _z_score_channel(channel: np.ndarray) -> np.ndarray:
-    # C order, and summed in float64: over the planes of an (H, W, 3) array numpy adds up value
-    # by value, and a float32 sum of millions of them stops growing.
+    # nnU-Net's arithmetic to the bit: float32, and in C order, because numpy adds up in pairs only
+    # along contiguous memory; value by value, a float32 sum of millions stops growing.
     values = np.array(channel, dtype=np.float32, order="C")
-    values -= float(values.mean(dtype=np.float64))
-    values /= max(float(np.sqrt(np.square(values).mean(dtype=np.float64))), 1e-8)
+    if values.min() == values.max():  # the rounding error of the mean is no contrast
+        return np.zeros_like(values)
+    mean, std = values.mean(), values.std()
+    values -= mean
+    values /= max(std, np.float32(1e-8))
     return values

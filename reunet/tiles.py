@@ -1,0 +1,83 @@
+"""Where the tiles of the sliding window lie and what they weigh (paper §2.7, "Predict").
+
+The rules are nnU-Net's, which the paper predicts with. Legend: H, W pixels of an image; h, w
+pixels of a tile. 2-D is the product of two axes, so most functions know one axis only.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from math import ceil
+
+import numpy as np
+
+STEP = 0.5  # of a tile: neighbours overlap by half
+SIGMA = 1 / 8  # of a tile: width of the weight map
+PEAK = 10.0  # weight at a tile's centre; 10·e^-16 at its corner is still not zero in half precision
+
+Window = tuple[slice, slice]  # rows, columns
+Margins = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
+
+
+def tile_starts(length: int, tile: int, step: float = STEP) -> list[int]:
+    """First pixels of the tiles along an axis, evenly spread from border to border.
+
+    length, tile: pixels; step: largest distance of neighbours as a share of the tile, in (0, 1].
+    The starts ascend from 0 to length - tile, so every pixel is covered. Halves round to even.
+    Raises ValueError for an axis shorter than the tile (pad it first) and for another step.
+    """
+    if not 1 <= tile <= length:
+        raise ValueError(f"a tile of {tile} pixels does not fit an axis of {length}: pad it first")
+    if not 0 < step <= 1:
+        raise ValueError(f"step is {step}: choose a share of the tile, above 0 and up to 1")
+    room = length - tile
+    gaps = ceil(room / (step * tile))
+    return [round(room / gaps * n) for n in range(gaps + 1)] if gaps else [0]
+
+
+def tile_windows(
+    shape: tuple[int, int], tile: tuple[int, int], step: float = STEP
+) -> Iterator[Window]:
+    """Tiles of an image, row by row. shape: (H, W); tile: (h, w), no larger than the image."""
+    rows, columns = (tile_starts(n, t, step) for n, t in zip(shape, tile, strict=True))
+    for y, x in product(rows, columns):
+        yield slice(y, y + tile[0]), slice(x, x + tile[1])
+
+
+def gaussian_importance(height: int, width: int, dtype: type = np.float32) -> np.ndarray:
+    """Weight of every pixel of a tile: 10·exp(-d²/2), d in sigmas of an eighth of the tile.
+
+    Returns (height, width) of dtype, all > 0. The centre is pixel (height // 2, width // 2), as in
+    nnU-Net, which filters an impulse there; the closed form gives the same bits in half and
+    single precision.
+    """
+    weights = PEAK * np.outer(_bell(height), _bell(width))
+    # By way of float32: torch narrows float64 to half like this, and rounding twice shows.
+    return weights.astype(np.float32).astype(dtype)
+
+
+def _bell(length: int) -> np.ndarray:
+    sigmas = (np.arange(length) - length // 2) / (length * SIGMA)
+    bell: np.ndarray = np.exp(-0.5 * np.square(sigmas))
+    return bell
+
+
+def content_box(image: np.ndarray) -> Window:
+    """Bounding box of the pixels that are not zero in every channel.
+
+    image: (3, H, W), any dtype. An image that is all zero counts as all content.
+    """
+    rows = np.flatnonzero(image.any(axis=(0, 2)))
+    columns = np.flatnonzero(image.any(axis=(0, 1)))
+    if rows.size == 0:
+        return slice(0, image.shape[1]), slice(0, image.shape[2])
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def centred_padding(shape: tuple[int, int], least: tuple[int, int]) -> Margins:
+    """Pixels to add around an (H, W) image so that it measures `least` or more.
+
+    An odd pixel goes below or to the right. An axis that is long enough gets (0, 0).
+    """
+    missing = [max(0, goal - length) for length, goal in zip(shape, least, strict=True)]
+    vertical, horizontal = ((n // 2, n - n // 2) for n in missing)
+    return vertical, horizontal
