@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("regrow", "paper")
+ENCODINGS = ("paper", "thin")
+MAP_ENDINGS = (".tif", ".tiff", ".png")
 FOLDER = click.Path(path_type=Path)
 NAMED_AT_MOST = 5  # files named in a message about many
 
@@ -150,3 +152,33 @@ def some(names: Sequence[str]) -> str:
     """The first few of many names, and how many more there are."""
     more = len(names) - NAMED_AT_MOST
     return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+@main.command()
+@click.argument("label", metavar="LABEL", type=FOLDER)
+@click.option("-o", "output", metavar="FILE", required=True, type=FOLDER, help="A .tif or .png.")
+@click.option("--encoding", type=click.Choice(ENCODINGS), default="paper", show_default=True)
+def weightmap(label: Path, output: Path, encoding: str) -> None:
+    """Write how much every pixel of a label image counts in training.
+
+    A TIFF holds the weights (float32). A PNG shows them from blue (0) to red (10 and above), as
+    the figure in the U-Net paper does.
+    """
+    ending = output.suffix.lower()
+    if ending not in MAP_ENDINGS:
+        raise click.UsageError(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
+    if output.resolve() == label.resolve():
+        raise click.UsageError(f"{output}: is the label image itself: name another file")
+    from reunet.images import ImageError, read_label, write_png, write_values
+    from reunet.targets import encode
+    from reunet.weightmap import heat_map, weight_map
+
+    try:
+        instances = read_label(label)
+        weights = weight_map(instances, encode(instances, encoding))
+        if ending == ".png":
+            write_png(output, heat_map(weights))
+        else:
+            write_values(output, weights)
+    except ImageError as error:
+        raise click.UsageError(str(error)) from error

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,10 +127,40 @@ def write_label(path: Path, instances: np.ndarray) -> None:
     if instances.ndim != 2 or instances.size == 0 or instances.dtype.kind not in "biu":
         raise ValueError(f"labels must be (H, W) integers, not {instances.shape} {instances.dtype}")
     stored = instances.astype(_label_dtype(int(instances.min()), int(instances.max())))
+    with _replacing(path) as temporary:
+        tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
+
+
+def write_values(path: Path, values: np.ndarray) -> None:
+    """Write (H, W) real values as a float32 zlib TIFF, wholly or not at all.
+
+    Raises ImageError if the file cannot be written.
+    """
+    import tifffile
+
+    stored = values.astype(np.float32, copy=False)
+    with _replacing(path) as temporary:
+        tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a PNG, wholly or not at all.
+
+    Raises ImageError if the file cannot be written.
+    """
+    from PIL import Image
+
+    with _replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it takes the place of `path` once all is written."""
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         raise _error(path, _reason(error), "choose a folder with space to write in") from error
