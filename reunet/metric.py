@@ -271,7 +271,7 @@ def read_meta(folder: Path) -> dict[str, dict[str, str]]:
 
     Returns {} where there is no such file.
     """
-    for place in (folder, folder.resolve().parent):
+    for place in (folder, folder.absolute().parent):
         meta = place / "meta.csv"
         if meta.is_file():
             with meta.open(newline="", encoding="utf-8") as file:

@@ -3,4 +3,4 @@
 #                                      [--epochs N] [--device cpu|cuda] [--root DIR]
 # Trains with nnU-Net; started again, it goes on where it was interrupted.
 . "$(dirname "$0")/environment.sh"
-exec "$python" -m reunet.training train "$@"
+exec "$python" -m reunet.training baseline "$@"

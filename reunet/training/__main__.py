@@ -2,13 +2,16 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from reunet.training.presets import PRESETS
+from reunet.training.presets import PRESETS, STAGES
 
 FOLDER = click.Path(path_type=Path)
+ALL_FOLDS = "0,1,2,3,4"
 preset_option = click.option(
     "--preset", type=click.Choice(list(PRESETS)), default="compact", show_default=True
 )
@@ -16,6 +19,26 @@ root_option = click.option(
     "--root", type=FOLDER, default=Path("runs/nnunet"), show_default=True,
     help="Where nnU-Net's raw, preprocessed and results folders lie.",
 )  # fmt: skip
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every training command takes."""
+    options = (
+        preset_option,
+        root_option,
+        click.option(
+            "--folds", default=ALL_FOLDS, show_default=True,
+            help="Such as 0,2; or `all`: one network trained on every case.",
+        ),
+        click.option("--hours", type=float, help="End a fold after this time, the rate at zero."),
+        click.option("--epochs", type=int, help="Instead of the preset's."),
+        click.option("--device", default="cpu", show_default=True),
+        click.option("--num-gpus", default=1, show_default=True, help="From 2 on: nnU-Net's DDP."),
+        click.option("--weight-ce", is_flag=True, help="Weight the cross-entropy too."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,53 +59,73 @@ def prepare(
     images: Path, labels: Path, preset: str, root: Path, encoding: str, processes: int
 ) -> None:
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
+    os.environ.setdefault("nnUNet_def_n_proc", str(processes))
     from reunet.training import dataset
 
     for folder in (images, labels):
         if not folder.is_dir():
             raise click.UsageError(f"{folder}: no such folder")
-    cases, left_out = dataset.convert(images, labels, root, encoding)
-    for reason in left_out.values():
-        click.echo(f"left out: {reason}", err=True)
-    if not cases:
-        raise click.UsageError(f"{images}: no image with a label could be used")
-    dataset.preprocess(root, preset, processes)
-    dataset.write_folds(cases, root / "preprocessed" / dataset.DATASET)
+    try:
+        cases, left_out = dataset.convert(images, labels, root, encoding)
+        for reason in left_out.values():
+            click.echo(f"left out: {reason}", err=True)
+        if not cases:
+            raise click.UsageError(f"{images}: no image with a label could be used")
+        dataset.preprocess(root, preset, processes)
+        dataset.write_folds(cases, root / "preprocessed" / dataset.DATASET)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        sys.exit(f"error: {error}: make room in {root}; started again, it goes on from there")
     click.echo(f"{len(cases)} cases are ready in {root}, {len(left_out)} left out")
 
 
 @main.command()
-@preset_option
-@root_option
-@click.option("--folds", default="all", show_default=True, help="all: one network on every case.")
-@click.option("--hours", type=float, help="End after this time, the learning rate at zero.")
-@click.option("--epochs", type=int, help="Instead of the preset's.")
-@click.option("--device", default="cpu", show_default=True)
-def train(
-    preset: str, root: Path, folds: str, hours: float | None, epochs: int | None, device: str
-) -> None:
-    """Train the folds named, such as 0,1,2; each goes on where it was interrupted."""
+@training_options
+def baseline(**options: Any) -> None:
+    """Train the folds from scratch; each goes on where it was interrupted."""
+    run("baseline", **options)
+
+
+@main.command()
+@training_options
+@click.option("--unweighted", is_flag=True, help="For ablation: fine-tune without the weight map.")
+def weightmap(unweighted: bool, **options: Any) -> None:
+    """Fine-tune the baseline's folds with the weight map in the Dice loss."""
+    run("weightmap", weight_dice=not unweighted, **options)
+
+
+def run(stage: str, folds: str, root: Path, device: str, num_gpus: int, **options: Any) -> None:
+    """Train the folds of a stage one after the other."""
     # nnU-Net's processes for augmentation: more than the cores would only slow the network down
     os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
     os.environ.setdefault("nnUNet_def_n_proc", "2")
-    from reunet.training.trainer import train as train_fold
+    from reunet.training.jobs import FINAL, Job, results_folder, train
 
+    start = None
+    if stage != "baseline":
+        start = str(results_folder(root, options["preset"], "baseline") / "fold_{fold}" / FINAL)
+    job = Job(stage=stage, start=start, **options)
     for fold in folds.split(","):
         name = int(fold) if fold.isdigit() else fold
-        click.echo(f"trained: {train_fold(root, preset, name, device, hours, epochs)}")
+        try:
+            click.echo(f"trained: {train(root, job, name, device, num_gpus)}")
+        except FileNotFoundError as error:
+            sys.exit(f"error: {error}")
 
 
 @main.command()
 @click.argument("bundle", type=FOLDER)
 @preset_option
 @root_option
+@click.option("--stage", type=click.Choice(STAGES), default="baseline", show_default=True)
 @click.option("--meta", type=FOLDER, help="meta.csv of the training data, for the card.")
-def export(bundle: Path, preset: str, root: Path, meta: Path | None) -> None:
-    """Write the trained folds as the weight bundle BUNDLE."""
+def export(bundle: Path, preset: str, root: Path, stage: str, meta: Path | None) -> None:
+    """Write the trained folds of a stage as the weight bundle BUNDLE."""
     from reunet.training.export import export as export_folds
 
     try:
-        folds = export_folds(root, preset, bundle, meta)
+        folds = export_folds(root, preset, stage, bundle, meta)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     click.echo(f"{bundle}: folds {', '.join(folds)}")

@@ -7,23 +7,25 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from reunet.images import ImageError, list_images, read_image, read_label
+from reunet.images import ImageError, list_images, read_image, read_label, write_label
 from reunet.metric import read_meta
 from reunet.network import Architecture
 from reunet.normalise import normalise_channels
 from reunet.targets import CLASSES, encode
-from reunet.training.presets import PRESETS, Preset
+from reunet.training.presets import PRESETS
+from reunet.weightmap import weight_map
 
 DATASET_ID, DATASET = 703, "Dataset703_ReUNet"
 CONFIGURATION = "2d"
 FOLDS, FOLD_SEED = 5, 12345
+WEIGHT_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001
 SUFFIX = ".nii.gz"
 Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group"}
 
@@ -36,38 +38,51 @@ def use_folder(root: Path) -> None:
         os.environ[f"nnUNet_{name}"] = str(folder)
 
 
-def plans_name(preset: str) -> str:
-    """Name of the plans file (and of the results folder) that belongs to a preset."""
-    return f"plans_{preset}"
+def plans_name(preset: str, stage: str = "baseline") -> str:
+    """Name of a stage's plans, and part of the name of its results folder."""
+    return f"plans_{preset}" if stage == "baseline" else f"plans_{preset}_{stage}"
+
+
+def instances_file(root: Path, case: str) -> Path:
+    """The instance labels of a case, kept for the instance F1 and for weight maps."""
+    return root / "raw" / DATASET / "instancesTr" / f"{case}_label.tiff"
 
 
 def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Cases, dict[str, str]]:
-    """Write the raw data set: one NIfTI a channel, three-class labels, `dataset.json`.
+    """Write the raw data set: one NIfTI a channel, three-class labels, instances, `dataset.json`.
 
     Where a `meta.csv` lies beside `images`, its `split` column keeps validation images out and
     its modality, source and group describe the cases. Returns the cases and, by file name, why an
-    image was left out. Finished cases are not converted again.
+    image was left out. Finished cases are not converted again. Raises ValueError where `root`
+    holds the data set in another encoding.
     """
     raw = root / "raw" / DATASET
-    for folder in ("imagesTr", "labelsTr"):
+    description = raw / "dataset.json"
+    if description.exists() and (there := _read_json(description)["encoding"]) != encoding:
+        raise ValueError(f"{root}: holds the data set in encoding {there}: name another --root")
+    for folder in ("imagesTr", "labelsTr", "instancesTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
     meta = read_meta(images)
-    cases, left_out = {}, {}
+    cases: Cases = {}
+    left_out = {}
     for path in list_images(images):
         case = path.name.split(".")[0]
         about = meta.get(case, {})
         if about.get("split", "train") != "train":
             continue
         try:
-            _convert_case(path, find_label(labels, case), raw, case, encoding)
-            cases[case] = {
-                "modality": about.get("modality", "unknown"),
-                "source": about.get("source", "unknown"),
-                "group": about.get("group", case),
-            }
+            if case in cases:
+                raise ImageError(f"{path}: another image is called {case} too: rename one")
+            _convert_case(path, find_label(labels, case), root, case, encoding)
         except ImageError as error:
             left_out[path.name] = str(error)
-    _write_json(raw / "dataset.json", _dataset_json(len(cases), encoding))
+            continue
+        cases[case] = {
+            "modality": about.get("modality", "unknown"),
+            "source": about.get("source", "unknown"),
+            "group": about.get("group", case),
+        }
+    _write_json(description, _dataset_json(sorted(cases), encoding))
     return cases, left_out
 
 
@@ -80,7 +95,8 @@ def find_label(folder: Path, case: str) -> Path:
     raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
 
 
-def _convert_case(image: Path, label: Path, raw: Path, case: str, encoding: str) -> None:
+def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str) -> None:
+    raw = root / "raw" / DATASET
     target = raw / "labelsTr" / f"{case}{SUFFIX}"
     if target.exists():  # written last: stands for a complete case
         return
@@ -94,6 +110,7 @@ def _convert_case(image: Path, label: Path, raw: Path, case: str, encoding: str)
         raise ImageError(f"{label}: holds no cell: leave the image out or label it")
     for channel in range(pixels.shape[-1]):
         _write_nifti(raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}", pixels[..., channel])
+    write_label(instances_file(root, case), instances)
     _write_nifti(target, encode(instances, encoding))
 
 
@@ -103,32 +120,80 @@ def _write_nifti(path: Path, array: np.ndarray) -> None:
     part.replace(path)
 
 
-def _dataset_json(cases: int, encoding: str) -> dict[str, Any]:
+def _dataset_json(cases: list[str], encoding: str) -> dict[str, Any]:
     return {
         "channel_names": {"0": "R", "1": "G", "2": "B"},  # any such name: z-score per channel
         "labels": {name: index for index, name in enumerate(CLASSES)},
-        "numTraining": cases,
+        "numTraining": len(cases),
         "file_ending": SUFFIX,
         "encoding": encoding,
+        "cases": cases,  # a set that changed is preprocessed anew
     }
 
 
 def preprocess(root: Path, preset: str, processes: int) -> None:
-    """nnU-Net's own fingerprint, plans and preprocessing, with the preset's network planned in."""
+    """nnU-Net's own fingerprint, plans and preprocessing, with the preset's network planned in,
+    and the weight maps beside the labels.
+
+    The presets share one preprocessed folder. `<folder>.complete` stands for a preprocessing that
+    ended, with the data set it was made of; without it all is done anew.
+    """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
     use_folder(root)
-    nnunet.extract_fingerprint_dataset(DATASET_ID, num_processes=processes, clean=False)
+    folder = root / "preprocessed" / DATASET
+    content = (root / "raw" / DATASET / "dataset.json").read_text()
+    marker = folder / f"{CONFIGURATION}.complete"
+    fresh = marker.exists() and marker.read_text() == content
+    nnunet.extract_fingerprint_dataset(
+        DATASET_ID, num_processes=processes, clean=not fresh, show_progress_bar=False
+    )
     plans, _ = nnunet.plan_experiment_dataset(DATASET_ID)
     plans = plan_preset(plans, preset)
-    _write_json(root / "preprocessed" / DATASET / f"{plans['plans_name']}.json", plans)
-    folder = root / "preprocessed" / DATASET
-    marker = folder / f"{plans['plans_name']}.complete"
-    content = (root / "raw" / DATASET / "dataset.json").read_text()
-    if marker.exists() and marker.read_text() == content:
+    _write_json(folder / f"{plans['plans_name']}.json", plans)
+    if fresh:
         return
-    nnunet.preprocess_dataset(DATASET_ID, plans["plans_name"], (CONFIGURATION,), (processes,))
+    marker.unlink(missing_ok=True)
+    nnunet.preprocess_dataset(
+        DATASET_ID, plans["plans_name"], (CONFIGURATION,), (processes,), show_progress_bar=False
+    )
+    store_weights(root, preset, processes)
     marker.write_text(content)
+
+
+def store_weights(root: Path, preset: str, processes: int) -> None:
+    """Add the weight map to every preprocessed segmentation, as a second channel (paper §2.4)."""
+    plans = _read_json(root / "preprocessed" / DATASET / f"{plans_name(preset)}.json")
+    planned = plans["configurations"][CONFIGURATION]
+    folder = root / "preprocessed" / DATASET / planned["data_identifier"]
+    encoding = _read_json(root / "raw" / DATASET / "dataset.json")["encoding"]
+    names = sorted(path.name.removesuffix(".pkl") for path in folder.glob("*.pkl"))
+    jobs = [(folder, root, name, encoding, tuple(planned["patch_size"])) for name in names]
+    with get_context("spawn").Pool(processes) as pool:
+        pool.starmap(_store_weights_of, jobs)
+
+
+def _store_weights_of(
+    folder: Path, root: Path, case: str, encoding: str, patch: tuple[int, ...]
+) -> None:
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
+
+    _, stored, _, properties = nnUNetDatasetBlosc2(str(folder)).load_case(case)
+    classes = np.asarray(stored[:])[:1]  # (1, 1, h, w)
+    instances = read_label(instances_file(root, case))
+    rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
+    weights = weight_map(instances, encode(instances, encoding))[rows, columns]
+    scaled = np.round(weights * WEIGHT_SCALE).astype(np.int16)
+    both = np.concatenate([classes.astype(np.int16), scaled[None, None]])  # (2, 1, h, w)
+    blocks, chunks = comp_blosc2_params(both.shape, patch, both.itemsize)
+    part = folder / f".part_{case}_seg.b2nd"
+    part.unlink(missing_ok=True)
+    blosc2.asarray(both, urlpath=str(part), chunks=chunks, blocks=blocks)
+    part.replace(folder / f"{case}_seg.b2nd")
 
 
 def plan_preset(plans: dict[str, Any], preset: str) -> dict[str, Any]:
@@ -142,7 +207,6 @@ def plan_preset(plans: dict[str, Any], preset: str) -> dict[str, Any]:
         **plans,
         "plans_name": plans_name(preset),
         "configurations": {CONFIGURATION: planned},
-        "reunet_preset": preset,
     }
 
 
@@ -170,7 +234,9 @@ def write_folds(cases: Cases, folder: Path) -> None:
     names = np.array(sorted(cases))
     strata = [cases[n]["modality"] + "/" + cases[n]["source"] for n in names]
     groups = [cases[n]["group"] for n in names]
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
+    splitter = StratifiedGroupKFold(
+        min(FOLDS, len(set(groups))), shuffle=True, random_state=FOLD_SEED
+    )
     folds = [
         {"train": names[train].tolist(), "val": names[val].tolist()}
         for train, val in splitter.split(names, strata, groups)
@@ -199,9 +265,14 @@ def balanced(names: Iterable[str], cases: Cases, draws: int = 20_000) -> list[st
     return repeated
 
 
-def describe(preset: Preset) -> dict[str, Any]:
-    """The preset as plain values, for cards and logs."""
-    return asdict(preset)
+def read_cases(folder: Path) -> Cases:
+    """What `write_folds` noted about the cases."""
+    cases: Cases = _read_json(folder / "cases.json")
+    return cases
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _write_json(path: Path, content: object) -> None:

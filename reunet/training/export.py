@@ -8,30 +8,33 @@ from typing import Any
 
 import torch
 
-from reunet.training.dataset import CONFIGURATION, DATASET, plans_name
+from reunet.training.jobs import FINAL, LATEST, results_folder
 from reunet.training.presets import PRESETS
 from reunet.weights import save_bundle
 
-TRAINER = "nnUNetTrainerReUNet"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth")
-TILE = {"paper": 1024, "compact": 512}  # px at inference; the compact patch is cut small for speed
+SCRIPTS = {
+    "baseline": "2_train_baseline.sh",
+    "weightmap": "3_finetune_weightmap.sh",
+    "retrain": "4_self_train.sh",
+}
 
 
-def export(root: Path, preset: str, bundle: Path, meta: Path | None) -> list[str]:
-    """Write the finished folds of a training (or else its latest state) as a bundle.
+def export(root: Path, preset: str, stage: str, bundle: Path, meta: Path | None) -> tuple[str, ...]:
+    """Write the trained folds of a stage as a bundle.
 
     root: the training's folder. meta: a `meta.csv` of the training data, for the card's sources
-    and licences. Returns the names of the folds. Raises FileNotFoundError where there are none.
+    and licences. A fold that is still in training counts with its latest state. Returns the names
+    of the folds. Raises FileNotFoundError where there are none.
     """
-    results = root / "results" / DATASET / f"{TRAINER}__{plans_name(preset)}__{CONFIGURATION}"
+    folder = results_folder(root, preset, stage)
     checkpoints = {
-        folder.name.removeprefix("fold_"): _load(path)
-        for folder in sorted(results.glob("fold_*"))
-        if (path := _checkpoint(folder))
+        fold.name.removeprefix("fold_"): _load(path)
+        for fold in sorted(folder.glob("fold_*"))
+        if (path := _checkpoint(fold))
     }
     if not checkpoints:
-        raise FileNotFoundError(f"{results}: holds no trained fold: train one first")
-    dataset_json = json.loads((results / "dataset.json").read_text())
+        raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
+    dataset_json = json.loads((folder / "dataset.json").read_text())
     chosen = PRESETS[preset]
     about = {
         "name": f"reunet-{preset}",
@@ -39,16 +42,16 @@ def export(root: Path, preset: str, bundle: Path, meta: Path | None) -> list[str
         "classes": list(dataset_json["labels"]),
         "encoding": dataset_json["encoding"],
         "decoder": "regrow",
-        "tile": TILE[preset],
+        "tile": chosen.tile,
         "smallest": chosen.patch,
-        "stages": [_stage("baseline", fold, c) for fold, c in checkpoints.items()],
+        "stages": [_stage(stage, fold, c) for fold, c in checkpoints.items()],
         "training_data": _sources(meta) if meta else [],
-        "training_command": f"sh train_scripts/2_train_baseline.sh --preset {preset}",
+        "training_command": f"sh train_scripts/{SCRIPTS[stage]} --preset {preset}",
         "use": "research only: some sources of the training data are non-commercial or unlicensed",
     }
     folds = {fold: unique_tensors(c["network_weights"]) for fold, c in checkpoints.items()}
     save_bundle(bundle, chosen.architecture, folds, about)
-    return list(folds)
+    return tuple(folds)
 
 
 def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -65,7 +68,7 @@ def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _checkpoint(fold: Path) -> Path | None:
-    return next((fold / name for name in CHECKPOINTS if (fold / name).exists()), None)
+    return next((fold / name for name in (FINAL, LATEST) if (fold / name).exists()), None)
 
 
 def _load(path: Path) -> dict[str, Any]:

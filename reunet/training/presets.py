@@ -5,38 +5,66 @@ from dataclasses import dataclass
 from reunet.network import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
+STAGES = ("baseline", "weightmap", "retrain")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs and learning rate of a stage.
+
+    halve_every: epochs after which the learning rate is halved (None: warm-up, then a cosine that
+    reaches zero with the end of the training).
+    """
+
+    epochs: int
+    first_lr: float
+    halve_every: int | None = None
 
 
 @dataclass(frozen=True)
 class Preset:
     """A network and its training.
 
-    patch: px edge of a training patch. zoom: range of the factor by which objects are enlarged
-    in augmentation (None: nnU-Net's own augmentation untouched). halve_every: epochs after which
-    the learning rate is halved (None: warm-up and cosine to zero over the whole training).
+    patch: px edge of a training patch. tile: px edge of the sliding window at inference. zoom:
+    range of the factor by which objects are enlarged in augmentation (None: nnU-Net's own
+    augmentation untouched). retraining: schedule of weight-map fine-tuning and of each round of
+    self-training.
     """
 
     architecture: Architecture
     patch: int
+    tile: int
     batch: int
     optimiser: str
-    first_lr: float
     weight_decay: float
-    epochs: int
+    baseline: Schedule
+    retraining: Schedule
     iterations_per_epoch: int = ITERATIONS_PER_EPOCH
-    halve_every: int | None = None
     zoom: tuple[float, float] | None = None
+
+    def schedule(self, stage: str) -> Schedule:
+        """The schedule of a stage in STAGES."""
+        return self.baseline if stage == "baseline" else self.retraining
 
 
 PRESETS = {
     "paper": Preset(
-        PAPER, 1024, 2, "sgd", first_lr=1e-2, weight_decay=3e-5, epochs=500, halve_every=250
+        PAPER, patch=1024, tile=1024, batch=2, optimiser="sgd", weight_decay=3e-5,
+        baseline=Schedule(500, 1e-2, halve_every=250),
+        retraining=Schedule(200, 3e-3, halve_every=100),
+    ),
+    # for tests of the chain: learns a handful of images by heart within minutes
+    "tiny": Preset(
+        Architecture(features=(8, 16, 32, 32), dropout=0.0), patch=128, tile=256, batch=4,
+        optimiser="adamw", weight_decay=1e-2,
+        baseline=Schedule(4, 3e-3), retraining=Schedule(2, 1e-3), iterations_per_epoch=30,
     ),
     # 2 CPU cores see some ten thousand patches, not the paper's 250 000: small patches, an
     # adaptive optimiser and a rate that reaches zero within the time there is make the most of
     # them. Cells of the training data measure 6 to 200 px, hence the wide zoom.
     "compact": Preset(
-        COMPACT, 320, 4, "adamw", first_lr=1e-3, weight_decay=1e-2, epochs=100,
+        COMPACT, patch=320, tile=512, batch=4, optimiser="adamw", weight_decay=1e-2,
+        baseline=Schedule(100, 1e-3), retraining=Schedule(40, 3e-4),
         iterations_per_epoch=100, zoom=(0.5, 2.0),
     ),
 }  # fmt: skip

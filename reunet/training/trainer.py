@@ -1,44 +1,37 @@
-"""Training by nnU-Net's own loop, with our schedule, sampling and augmentation (paper §3.2.2)."""
+"""Training by nnU-Net's own loop with our stages, loss, schedule and sampling (paper §3.2.2)."""
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
-from time import time
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch._dynamo import OptimizedModule
 
-from reunet.training.dataset import CONFIGURATION, DATASET, balanced, plans_name, use_folder
+from reunet.training.augment import widen_zoom, with_weights
+from reunet.training.dataset import balanced, read_cases
+from reunet.training.log import TrainingLog
+from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS
+from reunet.training.validate import instance_f1, pick_cases
 
 MOMENTUM = 0.99
 WARM_UP = 0.03  # share of a cosine training
 VALIDATION_ITERATIONS = 10
-CHECKPOINT = "checkpoint_latest.pth"
+TIMED_ITERATIONS = 3
 
 
-class Zoom:
-    """Draws nnU-Net's `scaling` (above 1: smaller objects) evenly on a logarithmic axis."""
+class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's naming of trainers
+    """nnU-Net's trainer for a job: what the entry `reunet` of the plans asks for.
 
-    def __init__(self, zoom: tuple[float, float]) -> None:
-        self.low, self.high = -math.log(zoom[1]), -math.log(zoom[0])
-
-    def __call__(self, **_: object) -> float:
-        return math.exp(np.random.uniform(self.low, self.high))  # noqa: NPY002 nnU-Net's generator
-
-
-class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net finds trainers by name
-    """nnU-Net's trainer with the preset that the plans name.
-
-    hours: wall-clock time after which training ends; the learning rate of a cosine schedule then
-    reaches zero with the time instead of the epochs. None: `num_epochs` alone counts.
+    The entry holds the fields of `jobs.Job`. It travels in the plans because nnU-Net constructs
+    trainers by name, in processes of its own where several GPUs train.
     """
-
-    hours: float | None = None
 
     def __init__(
         self,
@@ -49,21 +42,59 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net finds
         device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.preset = PRESETS[plans["reunet_preset"]]
-        self.initial_lr = self.preset.first_lr
+        self.job: dict[str, Any] = plans["reunet"]
+        self.preset = PRESETS[self.job["preset"]]
+        self.schedule = self.preset.schedule(self.job["stage"])
+        self.initial_lr = self.schedule.first_lr
         self.weight_decay = self.preset.weight_decay
-        self.num_epochs = self.preset.epochs
-        self.num_iterations_per_epoch = self.preset.iterations_per_epoch
+        self.hours: float | None = self.job["hours"]
+        self.num_epochs = self.job["epochs"] or self.schedule.epochs
+        if self.hours and not self.job["epochs"]:
+            self.num_epochs = 10**6  # the clock ends it
+        self.num_iterations_per_epoch = (
+            self.job["iterations_per_epoch"] or self.preset.iterations_per_epoch
+        )
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.save_every = 1
+        self.log_book = TrainingLog(Path(self.output_folder))
+
+    # -- network, loss, optimiser
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.job["start"]:
+            self.start_from(Path(self.job["start"].format(fold=self.fold)))
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Take over all weights of a checkpoint, the heads included (nnU-Net's own way of
+        loading pretrained weights starts the heads anew)."""
+        state = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        self.plain_network().load_state_dict(state["network_weights"])
+        self.print_to_log_file(f"starts from {checkpoint}")
+
+    def plain_network(self) -> torch.nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network: torch.nn.Module = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def _do_i_compile(self) -> bool:
         # nnU-Net never compiles on CPUs; measured here it makes a step 1.3 to 1.4 times faster
         if self.device.type == "cpu":
-            return shutil.which("g++") is not None
+            wanted = os.environ.get("nnUNet_compile", "t").lower() in ("t", "true", "1")
+            return wanted and shutil.which("g++") is not None
         return bool(super()._do_i_compile())
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, "Schedule"]:
+    def _build_loss(self) -> torch.nn.Module:
+        supervised = super()._build_loss()  # nnU-Net's weights of the resolutions
+        supervised.loss = WeightedDiceCE(
+            self.job["weight_dice"],
+            self.job["weight_ce"],
+            self.configuration_manager.batch_dice,
+            self.is_ddp,
+        )
+        return supervised  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, "LearningRate"]:
         parameters = self.network.parameters()
         if self.preset.optimiser == "adamw":
             optimiser: torch.optim.Optimizer = torch.optim.AdamW(
@@ -73,26 +104,16 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net finds
             optimiser = torch.optim.SGD(
                 parameters, self.initial_lr, MOMENTUM, weight_decay=self.weight_decay, nesterov=True
             )
-        return optimiser, Schedule(self)
+        return optimiser, LearningRate(self)
 
-    def elapsed(self) -> float:
-        """Seconds spent in finished epochs, those before an interruption included."""
-        starts = self.logger.get_value("epoch_start_timestamps", step=None)
-        ends = self.logger.get_value("epoch_end_timestamps", step=None)
-        return float(sum(e - s for s, e in zip(starts, ends, strict=False)))
-
-    def progress(self) -> float:
-        """Share of the training that is over, 0..1."""
-        done: float = self.current_epoch / self.num_epochs
-        if self.hours is None:
-            return done
-        return max(done, self.elapsed() / (self.hours * 3600))
+    # -- data
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         train, val = super().get_tr_and_val_datasets()
-        cases = json.loads(Path(self.preprocessed_dataset_folder_base, "cases.json").read_text())
-        train.identifiers = balanced(train.identifiers, cases)
-        val.identifiers = balanced(val.identifiers, cases)
+        self.cases = read_cases(Path(self.preprocessed_dataset_folder_base))
+        self.validation_cases = pick_cases(val.identifiers, self.cases)
+        train.identifiers = balanced(train.identifiers, self.cases)
+        val.identifiers = balanced(val.identifiers, self.cases)
         return train, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
@@ -106,17 +127,78 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net finds
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         pipeline = super().get_training_transforms(*args, **kwargs)
-        spatial = pipeline.transforms[0]
-        assert isinstance(spatial, SpatialTransform)
         if self.preset.zoom:
-            spatial.scaling = Zoom(self.preset.zoom)
-            spatial.p_scaling = spatial.p_rotation = 0.5
-        return pipeline
+            widen_zoom(pipeline, self.preset.zoom)
+        return with_weights(pipeline, self.job["weight_dice"] or self.job["weight_ce"])
+
+    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        pipeline = super().get_validation_transforms(*args, **kwargs)
+        return with_weights(pipeline, weighted=False)  # a loss that all stages can be compared by
+
+    # -- the loop
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        left = self.num_epochs - self.current_epoch
+        seconds = self.seconds_per_iteration() * self.num_iterations_per_epoch
+        end = f"{left} epochs, about {left * seconds / 3600:.1f} h"
+        if self.hours:
+            end = f"until {self.hours} h are over, about {self.hours * 3600 / seconds:.0f} epochs"
+        self.print_to_log_file(
+            f"{self.job['stage']}, fold {self.fold}: epoch {self.current_epoch} on, "
+            f"{self.num_iterations_per_epoch} iterations of {self.batch_size} patches each; {end}"
+        )
+
+    def seconds_per_iteration(self) -> float:
+        """Time of a forward and a backward pass with its data; nothing is learnt from them."""
+        self.network.train()
+        seconds = []
+        for _ in range(1 + TIMED_ITERATIONS):  # the first compiles
+            started = perf_counter()
+            batch = next(self.dataloader_train)
+            targets = [target.to(self.device) for target in batch["target"]]
+            self.loss(self.network(batch["data"].to(self.device)), targets).backward()
+            seconds.append(perf_counter() - started)
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(np.median(seconds[1:]))
+
+    def progress(self) -> float:
+        """Share of the training that is over, 0..1."""
+        done: float = self.current_epoch / self.num_epochs
+        if self.hours is None:
+            return done
+        return max(done, self.elapsed() / (self.hours * 3600))
+
+    def elapsed(self) -> float:
+        """Seconds spent in finished epochs, those before an interruption included."""
+        starts = self.logger.get_value("epoch_start_timestamps", step=None)
+        ends = self.logger.get_value("epoch_end_timestamps", step=None)
+        return float(sum(e - s for s, e in zip(starts, ends, strict=False)))
 
     def on_epoch_end(self) -> None:
+        if self.local_rank == 0:
+            self.judge()
+        self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
         if self.hours is not None and self.progress() >= 1:
             raise TimeIsUp
+
+    def judge(self) -> None:
+        """Note the epoch's figures; every few epochs the instance F1, by which the best
+        checkpoint is chosen."""
+        every = self.job["f1_every"]
+        due = self.current_epoch % every == every - 1 or self.current_epoch == self.num_epochs - 1
+        scores = instance_f1(self, self.validation_cases) if due else {}
+        figures = {
+            "epoch": self.current_epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": self.logger.get_value("train_losses", step=-1),
+            "val_loss": self.logger.get_value("val_losses", step=-1),
+            **{f"f1_{name}": value for name, value in scores.items()},
+        }
+        if self.log_book.add(figures):
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+        self.print_to_log_file(json.dumps({k: round(float(v), 5) for k, v in figures.items()}))
 
     def run_training(self) -> None:
         try:
@@ -129,21 +211,21 @@ class TimeIsUp(Exception):
     """The hours given to a training are over: no error, it leaves nnU-Net's loop over epochs."""
 
 
-class Schedule:
-    """Learning rate at the start of an epoch; what nnU-Net calls `lr_scheduler`."""
+class LearningRate:
+    """Sets the learning rate at the start of an epoch; what nnU-Net calls `lr_scheduler`."""
 
     def __init__(self, trainer: nnUNetTrainerReUNet) -> None:
         self.trainer = trainer
 
     def step(self, epoch: int) -> None:
         """Set the learning rate of `epoch`, counted from 0."""
-        preset = self.trainer.preset
-        if preset.halve_every:
-            factor = halving(epoch, preset.halve_every)
+        schedule = self.trainer.schedule
+        if schedule.halve_every:
+            factor = halving(epoch, schedule.halve_every)
         else:
             factor = warm_cosine(self.trainer.progress())
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = preset.first_lr * factor
+            group["lr"] = schedule.first_lr * factor
 
 
 def halving(epoch: int, every: int) -> float:
@@ -155,32 +237,3 @@ def warm_cosine(progress: float) -> float:
     """Factor of the first learning rate: a linear rise over `WARM_UP`, then a cosine to 0."""
     rise = min(1.0, (progress + 0.2 * WARM_UP) / WARM_UP)
     return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def train(
-    root: Path, preset: str, fold: int | str, device: str, hours: float | None, epochs: int | None
-) -> Path:
-    """Train one fold, from where an interrupted run stopped. Returns the fold's folder.
-
-    hours: end (and let the learning rate reach zero) after this wall-clock time.
-    epochs: instead of the preset's. Nothing is done where `checkpoint_final.pth` stands.
-    """
-    use_folder(root)
-    folder = root / "preprocessed" / DATASET
-    plans = json.loads((folder / f"{plans_name(preset)}.json").read_text())
-    dataset_json = json.loads((folder / "dataset.json").read_text())
-    plans["continue_training"] = False
-    trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
-    trainer.hours = hours
-    trainer.num_epochs = epochs or (trainer.num_epochs if hours is None else 10**6)
-    output = Path(trainer.output_folder)
-    if (output / "checkpoint_final.pth").exists():
-        return output
-    trainer.initialize()
-    if (output / CHECKPOINT).exists():
-        trainer.load_checkpoint(str(output / CHECKPOINT))
-        trainer.print_to_log_file(f"continues at epoch {trainer.current_epoch}")
-    started = time()
-    trainer.run_training()
-    trainer.print_to_log_file(f"trained for {(time() - started) / 3600:.2f} h in this process")
-    return output

@@ -1,0 +1,98 @@
+"""Jobs: what is trained, from what and how long, and their start on one device or several."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reunet.training.dataset import CONFIGURATION, DATASET, plans_name, use_folder
+
+TRAINER = "nnUNetTrainerReUNet"
+FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, as it travels in nnU-Net's plans.
+
+    stage: see `presets.STAGES`. start: checkpoint whose weights are taken over, `{fold}` standing
+    for the fold (None: He-normal). hours: wall-clock time after which the training ends, the
+    learning rate at zero. epochs, iterations_per_epoch: instead of the preset's. f1_every: epochs
+    between two looks at the instance F1.
+    """
+
+    preset: str
+    stage: str = "baseline"
+    start: str | None = None
+    hours: float | None = None
+    epochs: int | None = None
+    iterations_per_epoch: int | None = None
+    weight_dice: bool = False
+    weight_ce: bool = False
+    f1_every: int = 5
+
+    @property
+    def plans_name(self) -> str:
+        """Name of the plans file and part of the results folder."""
+        return plans_name(self.preset, self.stage)
+
+
+def results_folder(root: Path, preset: str, stage: str) -> Path:
+    """Where nnU-Net keeps the folds of a stage."""
+    return root / "results" / DATASET / f"{TRAINER}__{plans_name(preset, stage)}__{CONFIGURATION}"
+
+
+def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
+    """Train one fold, from where an interrupted run stopped. Returns the fold's folder.
+
+    Nothing is done where the final checkpoint stands. num_gpus > 1 is nnU-Net's DDP.
+    Raises FileNotFoundError where the data set was not prepared or `job.start` does not exist.
+    """
+    use_folder(root)
+    folder = root / "preprocessed" / DATASET
+    prepared = folder / f"{plans_name(job.preset)}.json"
+    if not prepared.exists():
+        raise FileNotFoundError(f"{prepared}: run 1_prepare_data.sh with this preset first")
+    if job.start and not Path(job.start.format(fold=fold)).exists():
+        raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
+    output = results_folder(root, job.preset, job.stage) / f"fold_{fold}"
+    if (output / FINAL).exists():
+        return output
+    plans = json.loads(prepared.read_text())
+    plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
+    (folder / f"{job.plans_name}.json").write_text(json.dumps(plans, indent=1))
+    if num_gpus > 1:
+        train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
+    else:
+        train_here(plans, fold, device, output)
+    return output
+
+
+def train_here(plans: dict[str, object], fold: int | str, device: str, output: Path) -> None:
+    """Train in this process; the trainer is constructed directly, not looked up by name."""
+    import torch
+
+    from reunet.training.trainer import nnUNetTrainerReUNet
+
+    dataset_json = json.loads(
+        Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json").read_text()
+    )
+    plans = {**plans, "continue_training": (output / LATEST).exists()}
+    trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
+    trainer.initialize()
+    if (output / LATEST).exists():
+        trainer.load_checkpoint(str(output / LATEST))
+        trainer.print_to_log_file(f"goes on at epoch {trainer.current_epoch}")
+    trainer.run_training()
+
+
+def train_distributed(job: Job, fold: int | str, num_gpus: int, resume: bool) -> None:
+    """Train with nnU-Net's own DDP, which finds our trainer through `hook/`."""
+    import torch
+    from nnunetv2.run.run_training import run_training
+
+    os.environ["nnUNet_extTrainer"] = str(Path(__file__).with_name("hook"))
+    run_training(
+        DATASET, CONFIGURATION, fold, TRAINER, job.plans_name, num_gpus=num_gpus,
+        continue_training=resume, device=torch.device("cuda"),
+    )  # fmt: skip

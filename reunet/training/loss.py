@@ -1,0 +1,53 @@
+"""`L = L_Dice + L_CE` with the weight map in the Dice term (paper §2.5)."""
+
+import torch
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SMOOTH = 1e-5  # nnU-Net's
+
+
+class WeightedDiceCE(nn.Module):
+    """Soft Dice, its pixels weighted, plus plain cross-entropy.
+
+    weight_dice: multiply true and false positives and negatives with the weight map, pixel by
+    pixel, as the paper does. weight_ce: weight the cross-entropy too (an option of ours), as a
+    weighted mean. batch_dice: one Dice over the batch instead of one an image. The mean runs over
+    interior and boundary, as in nnU-Net's code: the background has no Dice term.
+    """
+
+    def __init__(
+        self, weight_dice: bool, weight_ce: bool = False, batch_dice: bool = True, ddp: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight_dice, self.weight_ce = weight_dice, weight_ce
+        self.dice = MemoryEfficientSoftDiceLoss(
+            softmax_helper_dim1, batch_dice, do_bg=False, smooth=SMOOTH, ddp=ddp
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits: (N, C, H, W). target: (N, 1, H, W), classes alone and then nothing is weighted,
+        or (N, 2, H, W), classes and weights. Returns a scalar."""
+        classes, weights = target[:, :1].long(), target[:, 1:]
+        weighted = weights.shape[1] > 0
+        dice = self.dice(
+            logits, classes, loss_mask=weights if weighted and self.weight_dice else None
+        )
+        entropy = F.cross_entropy(logits, classes[:, 0], reduction="none")  # (N, H, W)
+        if weighted and self.weight_ce:
+            entropy = (entropy * weights[:, 0]).sum() / weights.sum().clamp_min(1e-8)
+        total: Tensor = dice + entropy.mean()
+        return total
+
+
+def add_weights(classes: Tensor, weights: Tensor) -> Tensor:
+    """Classes (1, h, w) and a weight map (1, H, W), averaged down to their size: (2, h, w) float.
+
+    The mean over an area keeps the share of the loss that the area had at full resolution.
+    """
+    if weights.shape != classes.shape:
+        size = (int(classes.shape[-2]), int(classes.shape[-1]))
+        weights = F.interpolate(weights[None], size, mode="area")[0]
+    return torch.cat((classes.to(weights.dtype), weights))

@@ -1,0 +1,260 @@
+"""The whole chain on real images: prepare, train, fine-tune, export, predict, evaluate.
+
+A tiny network learns eight small crops by heart; everything runs as the train scripts run it.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from reunet.images import list_images, read_image, read_label
+from reunet.metric import score_pair
+from reunet.network import PAPER
+from reunet.normalise import normalise_channels
+from reunet.pipeline import load_model, segment
+from reunet.predict import Tiling, predict_logits
+from reunet.training import dataset
+from reunet.training.jobs import FINAL, Job, results_folder
+from reunet.training.presets import PRESETS
+
+pytestmark = pytest.mark.slow
+SAMPLES = Path(__file__).with_name("data") / "samples"
+SCRIPTS = Path(__file__).resolve().parents[1] / "train_scripts"
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "nnUNet_compile": "f",  # compiling takes longer than the training
+}
+
+
+def script(name: str, *arguments: str | Path) -> str:
+    result = subprocess.run(
+        ["sh", SCRIPTS / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def crop_samples(folder: Path) -> None:
+    """Upper and lower part of every sample, up to 200 × 240 px, with its labels."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for path in list_images(SAMPLES / "images"):
+        image = np.asarray(Image.open(path))
+        labels = read_label(SAMPLES / "labels" / f"{path.stem}_label.tiff")
+        half = image.shape[0] // 2
+        for part, top in (("a", 0), ("b", half)):
+            window = slice(top, top + min(half, 200)), slice(0, 240)
+            Image.fromarray(image[window]).save(folder / "images" / f"{path.stem}_{part}.png")
+            tifffile.imwrite(folder / "labels" / f"{path.stem}_{part}_label.tiff", labels[window])
+
+
+class Chain:
+    """Folders of a chain that has run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.root, self.bundle = folder / "data", folder / "root", folder / "bundle"
+
+    def fold(self, stage: str) -> Path:
+        return results_folder(self.root, "tiny", stage) / "fold_0"
+
+    def log(self, stage: str) -> list[dict[str, str]]:
+        with (self.fold(stage) / "training.csv").open() as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    done = Chain(tmp_path_factory.mktemp("chain"))
+    crop_samples(done.data)
+    root = ("--root", done.root)
+    tiny = ("--preset", "tiny", *root)
+    script("1_prepare_data.sh", done.data / "images", done.data / "labels", *tiny)
+    script("2_train_baseline.sh", *tiny, "--folds", "0")
+    script("3_finetune_weightmap.sh", *tiny, "--folds", "0")
+    script("5_export_weights.sh", done.bundle, *tiny, "--stage", "weightmap")
+    return done
+
+
+def test_training_loss_falls(chain: Chain) -> None:
+    losses = [float(row["train_loss"]) for row in chain.log("baseline")]
+    assert len(losses) == PRESETS["tiny"].baseline.epochs
+    assert losses[-1] < losses[0] - 0.2
+    assert (chain.fold("baseline") / "training.png").exists()
+    assert (chain.fold("weightmap") / "checkpoint_best.pth").exists()
+
+
+def test_fine_tuning_starts_from_all_weights_of_the_baseline(chain: Chain) -> None:
+    baseline, tuned = (
+        torch.load(chain.fold(stage) / FINAL, map_location="cpu", weights_only=False)
+        for stage in ("baseline", "weightmap")
+    )
+    plans = json.loads((chain.fold("weightmap").parent / "plans.json").read_text())
+    assert plans["reunet"]["weight_dice"]
+    first = float(chain.log("weightmap")[0]["val_loss"])
+    untrained = float(chain.log("baseline")[0]["val_loss"])
+    assert first < untrained  # heads that start anew would be worse than one epoch of baseline
+    for name, tensor in tuned["network_weights"].items():
+        before = baseline["network_weights"][name]
+        change = (tensor - before).norm() / before.norm().clamp_min(1e-6)
+        assert change < 0.9, name
+
+
+def test_stored_weights_are_the_weight_map(chain: Chain) -> None:
+    import blosc2
+
+    from reunet.targets import encode
+    from reunet.weightmap import weight_map
+
+    folder = chain.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
+    stored = sorted(folder.glob("*_seg.b2nd"))
+    assert len(stored) == 8
+    for path in stored:
+        case = path.name.removesuffix("_seg.b2nd")
+        instances = read_label(dataset.instances_file(chain.root, case))
+        classes = encode(instances)
+        both = np.asarray(blosc2.open(str(path))[:])[:, 0]
+        if both.shape[1:] != classes.shape:
+            continue  # black margins are cropped
+        # nnU-Net marks black background, which z-scoring could leave out, with -1
+        np.testing.assert_array_equal(np.maximum(both[0], 0), classes)
+        expected = weight_map(instances, classes)
+        np.testing.assert_allclose(both[1] / dataset.WEIGHT_SCALE, expected, atol=6e-4)
+
+
+def test_exported_logits_are_nnunets(chain: Chain) -> None:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    folder = chain.fold("weightmap").parent
+    checkpoint = torch.load(chain.fold("weightmap") / FINAL, weights_only=False)
+    checkpoint["trainer_name"] = "nnUNetTrainer"  # the network is the plans': no need for ours
+    checkpoint["network_weights"] = {
+        name: tensor.half().float() for name, tensor in checkpoint["network_weights"].items()
+    }  # as the bundle stores them
+    torch.save(checkpoint, chain.fold("weightmap") / "checkpoint_half.pth")
+    theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    theirs.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_half.pth")
+    model = load_model(chain.bundle, "cpu")
+    patch, divisor = PRESETS["tiny"].patch, model.bundle.architecture.divisor
+    tiling = Tiling(patch, patch, divisor, parity=True)
+    for path in list_images(chain.data / "images")[::3]:
+        image = normalise_channels(read_image(path).pixels)
+        expected = theirs.predict_single_npy_array(
+            image.transpose(2, 0, 1)[:, None], {"spacing": [999.0, 1.0, 1.0]}
+        )[0]
+        mine = predict_logits(image, model.networks, tiling).argmax(0)
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_the_exported_model_has_learnt_its_images(chain: Chain) -> None:
+    model = load_model(chain.bundle, "cpu")
+    f1, constant = [], []
+    for path in list_images(chain.data / "images"):
+        truth = read_label(chain.data / "labels" / f"{path.stem}_label.tiff")
+        f1.append(score_pair(truth, segment(path, model)).f1)
+        constant.append(score_pair(truth, np.ones_like(truth)).f1)
+    assert np.mean(f1) > np.mean(constant) + 0.1
+    assert json.loads((chain.bundle / "card.json").read_text())["stages"][0]["name"] == "weightmap"
+
+
+def test_a_finished_chain_does_nothing_again(chain: Chain) -> None:
+    before = {
+        p: p.stat().st_mtime_ns for p in chain.root.rglob("*") if p.suffix in (".pth", ".b2nd")
+    }
+    tiny = ("--preset", "tiny", "--root", chain.root)
+    script("1_prepare_data.sh", chain.data / "images", chain.data / "labels", *tiny)
+    script("2_train_baseline.sh", *tiny, "--folds", "0")
+    after = {
+        p: p.stat().st_mtime_ns for p in chain.root.rglob("*") if p.suffix in (".pth", ".b2nd")
+    }
+    assert after == before
+
+
+def test_an_interrupted_training_goes_on(chain: Chain) -> None:
+    """Two epochs, then as if killed: the final checkpoint becomes the latest, two more follow."""
+    tiny = ("--preset", "tiny", "--root", chain.root, "--folds", "1")
+    script("2_train_baseline.sh", *tiny, "--epochs", "2")
+    fold = results_folder(chain.root, "tiny", "baseline") / "fold_1"
+    (fold / FINAL).rename(fold / "checkpoint_latest.pth")
+    output = script("2_train_baseline.sh", *tiny, "--epochs", "4")
+    assert "goes on at epoch 2" in output
+    with (fold / "training.csv").open() as file:
+        assert [float(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2, 3]
+
+
+def test_the_paper_preset_is_the_paper(chain: Chain) -> None:
+    """Every row of the paper's tables, from the plans that step 1 writes."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from reunet.training.trainer import nnUNetTrainerReUNet
+
+    script(
+        "1_prepare_data.sh", chain.data / "images", chain.data / "labels",
+        "--preset", "paper", "--root", chain.root,
+    )  # fmt: skip
+    folder = chain.root / "preprocessed" / dataset.DATASET
+    plans = json.loads((folder / "plans_paper.json").read_text())
+    planned = PlansManager(plans).get_configuration("2d")
+    assert planned.patch_size == [1024, 1024]
+    assert planned.batch_size == 2
+    assert planned.network_arch_class_name.endswith(".PlainConvUNet")
+    arguments = planned.network_arch_init_kwargs
+    assert arguments["n_stages"] == 9
+    assert tuple(arguments["features_per_stage"]) == PAPER.features
+    assert arguments["dropout_op_kwargs"] == {"p": 0.1}
+
+    dataset.use_folder(chain.root)
+    description = json.loads((folder / "dataset.json").read_text())
+    trainers = {}
+    for stage in ("baseline", "weightmap", "retrain"):
+        job = Job("paper", stage, weight_dice=stage != "baseline")
+        entry = {**plans, "plans_name": job.plans_name, "reunet": vars(job)}
+        entry["continue_training"] = False
+        trainers[stage] = nnUNetTrainerReUNet(entry, "2d", 0, description, torch.device("cpu"))
+    for stage, trainer in trainers.items():
+        assert trainer.num_epochs == (500 if stage == "baseline" else 200)
+        assert trainer.num_iterations_per_epoch == 250
+    os.environ["nnUNet_compile"] = "f"
+    trainer = trainers["weightmap"]
+    trainer.initialize()
+    assert sum(p.numel() for p in trainer.network.parameters()) == 52_564_152
+    optimiser = trainer.optimizer.param_groups[0]
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert (optimiser["momentum"], optimiser["nesterov"]) == (0.99, True)
+    assert (optimiser["weight_decay"], optimiser["lr"]) == (3e-5, 3e-3)
+    for epoch, rate in ((0, 3e-3), (99, 3e-3), (100, 1.5e-3), (199, 1.5e-3)):
+        trainer.lr_scheduler.step(epoch)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    weights = np.array([1 / 2**i for i in range(7)] + [0.0])
+    np.testing.assert_allclose(trainer.loss.weight_factors, weights / weights.sum())
+    assert trainer.loss.loss.weight_dice
+    assert not trainer.loss.loss.weight_ce
+    convolution = trainer.plain_network().encoder.stages[3][0].convs[1].conv
+    expected = np.sqrt(2 / (1 + 0.01**2) / (9 * convolution.in_channels))  # He, leaky ReLU
+    assert convolution.weight.std().item() == pytest.approx(expected, rel=0.02)
+    assert not convolution.bias.any()
+
+
+def test_nnunet_finds_our_trainer_by_name() -> None:
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    from reunet.training import jobs
+    from reunet.training.trainer import nnUNetTrainerReUNet
+
+    hook = str(Path(jobs.__file__).with_name("hook"))
+    found = recursive_find_python_class(hook, jobs.TRAINER, None)
+    assert found is nnUNetTrainerReUNet

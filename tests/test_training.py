@@ -1,0 +1,301 @@
+"""The parts of training, each against a reference or by hand; the whole chain is in test_chain."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from PIL import Image
+from torch.nn import functional as F
+
+from reunet.training import dataset
+from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
+from reunet.training.log import F1, TrainingLog
+from reunet.training.loss import WeightedDiceCE, add_weights
+from reunet.training.presets import PRESETS
+from reunet.training.trainer import halving, warm_cosine
+from reunet.training.validate import MOST_CASES, pick_cases
+
+SAMPLES = Path(__file__).with_name("data") / "samples"
+
+
+# -- loss (paper §2.5)
+
+CLASSES = torch.tensor([[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, 1], [0, 0, 0, 0]])
+WEIGHTS = torch.tensor([[1.0, 1, 2, 2], [1, 5, 5, 2], [1, 5, 5, 2], [1, 1, 1, 1]])
+PROBABILITIES = (0.2, 0.5, 0.3)  # of background, interior, boundary, at every pixel
+LOGITS = torch.log(torch.tensor(PROBABILITIES))[None, :, None, None].expand(1, 3, 4, 4)
+
+
+def test_loss_by_hand() -> None:
+    """8 background, 4 interior and 4 boundary pixels; weights sum to 8·1 + 4·2 + 4·5 = 36."""
+    target = torch.stack([CLASSES, WEIGHTS])[None]
+    interior = 2 * (0.5 * 8) / (0.5 * 36 + 8)  # 2 Σ w·u·y / (Σ w·u + Σ w·y)
+    boundary = 2 * (0.3 * 20) / (0.3 * 36 + 20)
+    dice = -(interior + boundary) / 2
+    entropy = -(8 * math.log(0.2) + 4 * math.log(0.5) + 4 * math.log(0.3)) / 16
+    assert WeightedDiceCE(True)(LOGITS, target).item() == pytest.approx(dice + entropy, abs=1e-5)
+
+    interior, boundary = 2 * (0.5 * 4) / (0.5 * 16 + 4), 2 * (0.3 * 4) / (0.3 * 16 + 4)
+    plain = -(interior + boundary) / 2 + entropy
+    assert WeightedDiceCE(False)(LOGITS, target).item() == pytest.approx(plain, abs=1e-5)
+    assert WeightedDiceCE(True)(LOGITS, target[:, :1]).item() == pytest.approx(plain, abs=1e-5)
+
+    weighted = -(8 * math.log(0.2) + 4 * 2 * math.log(0.5) + 4 * 5 * math.log(0.3)) / 36
+    both = WeightedDiceCE(True, weight_ce=True)(LOGITS, target).item()
+    assert both == pytest.approx(dice + weighted, abs=1e-5)
+
+
+def test_unweighted_loss_is_nnunets() -> None:
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    torch.manual_seed(0)
+    logits, classes = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 1, 16, 16))
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    theirs = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)(logits, classes)
+    assert torch.allclose(WeightedDiceCE(False)(logits, classes), theirs)
+
+
+def test_weights_keep_their_sum_at_lower_resolutions() -> None:
+    weights = torch.rand(1, 64, 64)
+    small = add_weights(torch.zeros(1, 16, 16, dtype=torch.int16), weights)
+    assert small.shape == (2, 16, 16)
+    assert torch.allclose(small[1].mean(), weights.mean(), atol=1e-6)
+    assert torch.equal(small[1], F.avg_pool2d(weights, 4)[0])
+
+
+# -- schedule (tables 3 and 4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "epoch", "rate"),
+    [
+        ("baseline", 0, 1e-2), ("baseline", 249, 1e-2),
+        ("baseline", 250, 5e-3), ("baseline", 499, 5e-3),
+        ("weightmap", 0, 3e-3), ("weightmap", 99, 3e-3),
+        ("weightmap", 100, 1.5e-3), ("weightmap", 199, 1.5e-3),
+        ("retrain", 99, 3e-3), ("retrain", 199, 1.5e-3),
+    ],
+)  # fmt: skip
+def test_the_papers_learning_rates(stage: str, epoch: int, rate: float) -> None:
+    schedule = PRESETS["paper"].schedule(stage)
+    assert schedule.epochs == (500 if stage == "baseline" else 200)
+    assert schedule.halve_every is not None
+    assert schedule.first_lr * halving(epoch, schedule.halve_every) == pytest.approx(rate)
+
+
+def test_the_cosine_rises_and_ends_at_zero() -> None:
+    rates = [warm_cosine(p) for p in np.linspace(0, 1, 200)]
+    top = int(np.argmax(rates))
+    assert 0.1 < rates[0] < 0.3
+    assert top <= 8
+    assert all(np.diff(rates[top:]) <= 0)
+    assert rates[-1] == pytest.approx(0, abs=1e-6)
+
+
+# -- augmentation
+
+
+def augmented(weighted: bool, seed: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """nnU-Net's pipeline on a label whose weight is 2 in the disc and 1 around it."""
+    np.random.seed(seed)  # noqa: NPY002 nnU-Net's generator
+    torch.manual_seed(seed)
+    scales = [[1.0, 1.0], [0.5, 0.5]]
+    pipeline = nnUNetTrainer.get_training_transforms((64, 64), (-3.1, 3.1), scales, (0, 1), False)
+    widen_zoom(pipeline, (0.5, 2.0))
+    y, x = np.mgrid[:128, :128]
+    disc = ((y - 64) ** 2 + (x - 64) ** 2 < 30**2).astype(np.int16)
+    both = torch.from_numpy(np.stack([disc, (1 + disc) * WEIGHT_SCALE]).astype(np.int16))
+    image = torch.rand(3, 128, 128)
+    out = with_weights(pipeline, weighted)(image=image, segmentation=both)
+    return out["image"], out["segmentation"]
+
+
+def test_the_weight_map_goes_through_the_same_transform_as_the_label() -> None:
+    agree = []
+    for seed in range(30):
+        _, (fine, coarse) = augmented(True, seed)
+        assert fine.shape == (2, 64, 64)
+        assert coarse.shape == (2, 32, 32)
+        inside = fine[1] > 0.5  # weights outside the picture are 0
+        agree.append(((fine[1] - 1 - fine[0]).abs() < 0.5)[inside].float().mean().item())
+    assert min(agree) > 0.97
+    assert np.mean(agree) > 0.99
+
+
+def test_intensity_transforms_leave_the_weights_alone() -> None:
+    for seed in range(10):
+        _, (fine, _) = augmented(True, seed)
+        assert fine[1].min() >= 0
+        assert fine[1].max() <= 2
+
+
+def test_an_unweighted_training_sees_the_classes_alone() -> None:
+    image, (fine, coarse) = augmented(False, 3)
+    assert image.shape == (3, 64, 64)
+    assert fine.shape == (1, 64, 64)
+    assert coarse.shape == (1, 32, 32)
+    assert set(fine.unique().tolist()) <= {0, 1}
+
+
+def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:
+    np.random.seed(0)  # noqa: NPY002
+    drawn = np.log2([Zoom((0.5, 2.0))(image=None, dim=0) for _ in range(4000)])
+    assert drawn.min() > -1
+    assert drawn.max() < 1
+    assert abs(np.median(drawn)) < 0.05
+
+
+def test_nnunets_pipeline_starts_with_the_spatial_transform() -> None:
+    pipeline = nnUNetTrainer.get_training_transforms((64, 64), (0, 0), None, (0, 1), False)
+    assert isinstance(pipeline.transforms[0], BasicTransform)
+    widen_zoom(pipeline, (0.5, 2.0))
+    assert pipeline.transforms[0].p_scaling == 0.5
+
+
+# -- data set
+
+
+def cases_of(counts: dict[tuple[str, str], int]) -> dataset.Cases:
+    return {
+        f"{m}-{s}-{i}": {"modality": m, "source": s, "group": f"{s}{i // 3}"}
+        for (m, s), n in counts.items()
+        for i in range(n)
+    }
+
+
+CASES = cases_of({("fluo", "a"): 240, ("fluo", "b"): 15, ("pc", "c"): 30, ("dic", "d"): 9})
+
+
+def test_sampling_is_even_over_modalities() -> None:
+    drawn = dataset.balanced(CASES, CASES)
+    assert set(drawn) == set(CASES)
+    counts = {m: sum(CASES[n]["modality"] == m for n in drawn) for m in ("fluo", "pc", "dic")}
+    assert max(counts.values()) / min(counts.values()) < 1.05
+    a, b = (sum(CASES[n]["source"] == s for n in drawn) for s in "ab")
+    assert a / b == pytest.approx(math.sqrt(240 / 15), rel=0.05)
+
+
+def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
+    dataset.write_folds(CASES, tmp_path)
+    folds = json.loads((tmp_path / "splits_final.json").read_text())
+    assert len(folds) == 5
+    assert sorted(n for fold in folds for n in fold["val"]) == sorted(CASES)
+    for fold in folds:
+        assert sorted(fold["train"] + fold["val"]) == sorted(CASES)
+        groups = [{CASES[n]["group"] for n in fold[part]} for part in ("train", "val")]
+        assert not groups[0] & groups[1]
+        assert sum(CASES[n]["modality"] == "pc" for n in fold["val"]) in range(3, 10)
+    dataset.write_folds(dict(reversed(CASES.items())), tmp_path)
+    assert json.loads((tmp_path / "splits_final.json").read_text()) == folds
+    assert dataset.read_cases(tmp_path).keys() == CASES.keys()
+
+
+def test_validation_looks_at_every_modality() -> None:
+    picked = pick_cases(CASES, CASES)
+    assert picked == pick_cases(list(reversed(CASES)), CASES)
+    assert len(picked) <= MOST_CASES
+    assert {CASES[n]["modality"] for n in picked} == {"fluo", "pc", "dic"}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[Path, Path]:
+    """One good pair and one of everything that must be left out."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    cells = np.zeros((40, 50), np.int32)
+    cells[5:20, 5:20], cells[22:35, 22:40] = 1, 70_000
+    for name in ("good", "colour", "fractions", "shifted", "unlabelled", "nocells", "twice"):
+        Image.fromarray(np.arange(2000, dtype=np.uint8).reshape(40, 50)).save(
+            images / f"{name}.png"
+        )
+    tifffile.imwrite(images / "twice.tif", np.zeros((40, 50), np.uint8))
+    (images / "broken.png").write_bytes(b"\x89PNG")
+    for name in ("good", "twice", "broken"):
+        tifffile.imwrite(labels / f"{name}_label.tiff", cells)
+    tifffile.imwrite(labels / "colour_label.tiff", np.zeros((40, 50, 3), np.uint8))
+    tifffile.imwrite(labels / "fractions_label.tiff", cells * np.float32(0.5) + np.float32(0.25))
+    tifffile.imwrite(labels / "shifted_label.tiff", cells[1:])
+    tifffile.imwrite(labels / "nocells_label.tiff", cells * 0)
+    return images, labels
+
+
+def test_bad_pairs_are_left_out_by_name(labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    cases, left_out = dataset.convert(*labelled, tmp_path / "root", "paper")
+    assert sorted(cases) == ["good", "twice"]
+    assert {name: reason.split(": ")[1] for name, reason in left_out.items()}.keys() == {
+        "broken.png", "colour.png", "fractions.png", "nocells.png",
+        "shifted.png", "twice.tif", "unlabelled.png",
+    }  # fmt: skip
+    for name, words in {
+        "twice.tif": "called twice too",
+        "unlabelled.png": "no label for unlabelled",
+        "nocells.png": "no cell",
+        "shifted.png": "(39, 50)",
+        "fractions.png": "fractions",
+    }.items():
+        assert words in left_out[name]
+    assert all("\n" not in reason for reason in left_out.values())
+    raw = tmp_path / "root" / "raw" / dataset.DATASET
+    assert len(list((raw / "imagesTr").iterdir())) == 3 * 2
+    assert not list(raw.rglob(".part*"))
+
+
+def test_conversion_resumes_and_keeps_to_one_encoding(
+    labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    first, _ = dataset.convert(*labelled, root, "paper")
+    files = {p: p.stat().st_mtime_ns for p in (root / "raw").rglob("*.nii.gz")}
+    lost = next(p for p in files if p.parent.name == "labelsTr")
+    lost.unlink()
+    again, _ = dataset.convert(*labelled, root, "paper")
+    assert again == first
+    assert lost.exists()
+    untouched = [p for p in files if not p.name.startswith(lost.name.split(".")[0])]
+    assert untouched
+    assert all(p.stat().st_mtime_ns == files[p] for p in untouched)
+    with pytest.raises(ValueError, match="encoding paper"):
+        dataset.convert(*labelled, root, "thin")
+
+
+def test_meta_keeps_validation_images_out(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).symlink_to(SAMPLES / folder)
+    with (SAMPLES / "meta.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["split"] = "train"
+    with (tmp_path / "meta.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    cases, left_out = dataset.convert(
+        tmp_path / "images", tmp_path / "labels", tmp_path / "root", "thin"
+    )
+    assert cases == {rows[0]["name"]: {k: rows[0][k] for k in ("modality", "source", "group")}}
+    assert not left_out
+
+
+# -- log
+
+
+def test_the_log_knows_the_best_epoch_and_survives_an_interruption(tmp_path: Path) -> None:
+    def add(epoch: int, f1: float | None) -> bool:
+        figures = {"epoch": epoch, "train_loss": 1.0 / (epoch + 1), "val_loss": 0.5}
+        return TrainingLog(tmp_path).add(figures | ({} if f1 is None else {F1: f1}))
+
+    assert not add(0, None)
+    assert add(1, 0.3)
+    assert not add(2, 0.2)
+    assert add(3, 0.4)
+    assert add(2, 0.35)  # interrupted after epoch 1: epochs 2 and 3 are run again
+    assert [row["epoch"] for row in TrainingLog(tmp_path).rows()] == [0, 1, 2]
+    assert Image.open(tmp_path / "training.png").size[0] > 300
