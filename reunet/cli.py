@@ -22,6 +22,12 @@ FOLDER = click.Path(path_type=Path)
 NAMED_AT_MOST = 5  # files named in a message about many
 
 
+class CannotStart(click.ClickException):
+    """Nothing was done: one line says why, and the exit code is 2."""
+
+    exit_code = 2
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="reunet", prog_name="reunet")
 def main() -> None:
@@ -56,9 +62,9 @@ def predict(
         model = load_model(weights, device, folds.split(",") if folds else None)
         output.mkdir(parents=True, exist_ok=True)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise CannotStart(str(error)) from error
     except OSError as error:
-        raise click.UsageError(f"{output}: cannot be created: {error.strerror}") from error
+        raise CannotStart(f"{output}: cannot be created: {error.strerror}") from error
     started = time.monotonic()
     outcomes = show(segment_files(images, output, model, tta=tta, decoder=decoder), len(images))
     failed = sum(outcome.error is not None for outcome in outcomes)
@@ -71,23 +77,23 @@ def predict(
 
 
 def find_images(source: Path, output: Path) -> list[Path]:
-    """The images to segment. Raises click.UsageError where there are none or OUTPUT is in INPUT."""
+    """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
     from reunet.images import ENDINGS, ImageError, list_images
 
     if not source.exists():
-        raise click.UsageError(f"{source}: no such file or folder")
+        raise CannotStart(f"{source}: no such file or folder")
     if output.exists() and not output.is_dir():
-        raise click.UsageError(f"{output}: is a file: name a folder for the labels")
+        raise CannotStart(f"{output}: is a file: name a folder for the labels")
     if source.is_file():
         return [source]
     if output.resolve().is_relative_to(source.resolve()):
-        raise click.UsageError(f"{output}: lies inside the input folder: name one outside it")
+        raise CannotStart(f"{output}: lies inside the input folder: name one outside it")
     try:
         images = list_images(source)
     except ImageError as error:
-        raise click.UsageError(str(error)) from error
+        raise CannotStart(str(error)) from error
     if not images:
-        raise click.UsageError(f"{source}: holds no images ({', '.join(ENDINGS)})")
+        raise CannotStart(f"{source}: holds no images ({', '.join(ENDINGS)})")
     return images
 
 
@@ -132,7 +138,7 @@ def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
         if table:
             write_csv(evaluation, table)
     except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
+        raise CannotStart(str(error)) from error
     for name, score in evaluation.scores.items():
         click.echo(
             f"{name:<50} {modalities.get(name, ''):<6} F1 {score.f1:.4f}  "
@@ -166,9 +172,9 @@ def weightmap(label: Path, output: Path, encoding: str) -> None:
     """
     ending = output.suffix.lower()
     if ending not in MAP_ENDINGS:
-        raise click.UsageError(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
+        raise CannotStart(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
     if output.resolve() == label.resolve():
-        raise click.UsageError(f"{output}: is the label image itself: name another file")
+        raise CannotStart(f"{output}: is the label image itself: name another file")
     from reunet.images import ImageError, read_label, write_png, write_values
     from reunet.targets import encode
     from reunet.weightmap import heat_map, weight_map
@@ -181,4 +187,4 @@ def weightmap(label: Path, output: Path, encoding: str) -> None:
         else:
             write_values(output, weights)
     except ImageError as error:
-        raise click.UsageError(str(error)) from error
+        raise CannotStart(str(error)) from error

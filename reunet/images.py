@@ -5,8 +5,6 @@ slow is imported at the top: a small PNG must not pay for the TIFF reader.
 """
 
 import contextlib
-import logging
-import math
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -18,20 +16,15 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
-    from tifffile import TiffPage, TiffPageSeries
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 1_000_000_000  # H × W; the largest image of the challenge has 88 million
-MAX_LAST_AXIS = 7  # an unnamed last axis up to this long holds channels: no image is so narrow
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 BMP = b"BM"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 HEAD_BYTES = 26  # up to the end of a PNG's bit depth and colour type
-
-TIFF_WHITE_IS_ZERO, TIFF_PALETTE = 0, 3  # PhotometricInterpretation, TIFF 6.0 p. 37
-TIFF_ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha, TIFF 6.0 p. 31
 
 
 class ImageError(ValueError):
@@ -210,7 +203,12 @@ def _decode_by_content(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str
     if not head:
         raise _error(path, "the file is empty", "copy or export it again")
     if head.startswith(TIFF):
-        return _read_tiff(path, as_shown)
+        from reunet.tiff import TiffError, read_tiff
+
+        try:
+            return read_tiff(path, as_shown, lambda height, width: _check_size(path, height, width))
+        except TiffError as error:
+            raise _error(path, error.cause, error.way_out) from error
     if head.startswith(PNG) and head[24:25] == b"\x10":
         return _read_png16(path, head), []
     if head.startswith((PNG, JPEG, BMP)):
@@ -267,87 +265,6 @@ def _open_pillow(path: Path, head: bytes) -> "ImageFile":
     from PIL.BmpImagePlugin import BmpImageFile
 
     return BmpImageFile(path)
-
-
-def _read_tiff(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
-    import tifffile
-
-    # What tifffile logs about a bad file, ImageError says; what it logs about a good one is noise.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    with tifffile.TiffFile(path) as tif:
-        if not tif.series:
-            raise _error(path, "holds no image", "check or re-export the file")
-        series = tif.series[0].levels[0]
-        axes = _named_axes(series.axes, series.shape)
-        _check_size(path, *(series.shape[axes.index(axis)] for axis in "YX"))
-        kept = "YX" + next((axis for axis in "SC" if axis in axes), "")
-        pixels = _read_planes(path, series, [slice(None) if a in kept else 0 for a in axes])
-        # The axes come out in the file's order, channels perhaps first.
-        pixels = pixels.transpose([sorted(kept, key=axes.index).index(axis) for axis in kept])
-        page = series.keyframe.aspage()
-        if kept[-1] == "S" and page.extrasamples and page.extrasamples[-1] in TIFF_ALPHA:
-            pixels = pixels[..., :-1]
-        if as_shown:
-            pixels = _as_shown(pixels, page)
-    lengths = zip(axes, series.shape, strict=True)
-    stacked = [(axis, length) for axis, length in lengths if axis not in kept and length > 1]
-    return pixels, [f"axis {axis} holds {n} planes, the first is used" for axis, n in stacked]
-
-
-def _named_axes(axes: str, shape: Sequence[int]) -> str:
-    """Tell channels last from a stack where the file names no axes (tifffile's Q and I).
-
-    The official programs take the last axis for channels; here it also has to be short.
-    """
-    unnamed = len(axes) == 3 and axes[0] in "QI"
-    return "YXC" if unnamed and shape[2] < min(MAX_LAST_AXIS + 1, *shape[:2]) else axes
-
-
-def _read_planes(path: Path, series: "TiffPageSeries", wanted: Sequence[slice | int]) -> np.ndarray:
-    """series[wanted], without decoding the pages it leaves out where there is a choice."""
-    page_shape = series.keyframe.shape
-    lead = len(series.shape) - len(page_shape)
-    if series.shape[lead:] != page_shape or math.prod(series.shape[:lead]) != len(series.pages):
-        # One page stands for a contiguous stack (ImageJ): mapped, only what is used is read.
-        return np.array(series.asarray(out="memmap")[tuple(wanted)])
-    numbers = np.arange(len(series.pages)).reshape(series.shape[:lead])[tuple(wanted[:lead])]
-    numbers = np.asarray(numbers)
-    planes = [_read_page(path, series, int(n))[tuple(wanted[lead:])] for n in numbers.flat]
-    return planes[0] if numbers.ndim == 0 else np.stack(planes)
-
-
-def _read_page(path: Path, series: "TiffPageSeries", number: int) -> np.ndarray:
-    page = series.pages[number]
-    if page is None:
-        raise _error(path, "its pixels lie in another file", "export it as one file")
-    # tifffile fills what a truncated file lacks with zeros; we do not want half a picture.
-    ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-    if max(ends, default=0) > page.parent.filehandle.size:
-        raise _error(path, "the file is truncated", "copy or export it again")
-    return page.asarray()
-
-
-def _as_shown(pixels: np.ndarray, page: "TiffPage") -> np.ndarray:
-    if page.photometric == TIFF_PALETTE and page.colormap is not None and pixels.ndim == 2:
-        return _apply_palette(pixels, page.colormap)
-    if page.photometric == TIFF_WHITE_IS_ZERO and pixels.dtype.kind in "bui":
-        return _invert(pixels, page.bitspersample)
-    return pixels
-
-
-def _apply_palette(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """colours: (3, entries) uint16, spread over 0..65535 or, by some writers, 0..255."""
-    if indices.dtype == np.uint8 and colours.max() > 255:
-        colours = colours >> 8
-    table = colours.T.astype(np.uint8 if colours.max() <= 255 else np.uint16)
-    return np.take(table, indices, axis=0)
-
-
-def _invert(pixels: np.ndarray, bits: int) -> np.ndarray:
-    inverted: np.ndarray = np.invert(pixels)
-    if pixels.dtype.kind == "u":  # 12 bits in a uint16: the 4 unused ones stay 0
-        inverted &= pixels.dtype.type(2**bits - 1)
-    return inverted
 
 
 def _three_channels(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reunet import images
+from reunet import images, tiff
 from reunet.images import (
     ImageError,
     label_path,
@@ -239,13 +239,13 @@ def test_only_the_needed_pages_are_decoded(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, STACK, photometric="minisblack", compression="zlib")
     decoded: list[int] = []
-    read_page = images._read_page
+    read_page = tiff._read_page
 
-    def note(file: Path, series: tifffile.TiffPageSeries, number: int) -> np.ndarray:
+    def note(series: tifffile.TiffPageSeries, number: int) -> np.ndarray:
         decoded.append(number)
-        return read_page(file, series, number)
+        return read_page(series, number)
 
-    monkeypatch.setattr(images, "_read_page", note)
+    monkeypatch.setattr(tiff, "_read_page", note)
     read_image(path)
     assert decoded == [0]
 

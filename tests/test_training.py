@@ -10,11 +10,13 @@ import pytest
 import tifffile
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from click.testing import CliRunner
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 from torch.nn import functional as F
 
 from reunet.training import dataset
+from reunet.training.__main__ import main
 from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
 from reunet.training.log import F1, TrainingLog
 from reunet.training.loss import WeightedDiceCE, add_weights
@@ -265,6 +267,32 @@ def test_conversion_resumes_and_keeps_to_one_encoding(
     assert all(p.stat().st_mtime_ns == files[p] for p in untouched)
     with pytest.raises(ValueError, match="encoding paper"):
         dataset.convert(*labelled, root, "thin")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
+    labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object, path: str, *__: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("sitk::ERROR: no space\nleft on device")
+
+    monkeypatch.setattr(dataset.sitk, "WriteImage", full)
+    root = tmp_path / "root"
+    result = CliRunner().invoke(main, ["prepare", *map(str, labelled), "--root", str(root)])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert "make room" in result.output
+    assert result.output.strip().count("\n") == 0
+    assert not [p for p in root.rglob("*") if p.is_file()]
+    monkeypatch.undo()
+    assert len(dataset.convert(*labelled, root, "paper")[0]) == 2
+
+
+def test_training_before_preparing_is_one_line(tmp_path: Path) -> None:
+    for stage, hint in (("baseline", "1_prepare_data.sh"), ("weightmap", "1_prepare_data.sh")):
+        result = CliRunner().invoke(main, [stage, "--root", str(tmp_path)])
+        assert result.exit_code == 1
+        assert hint in result.output
 
 
 def test_meta_keeps_validation_images_out(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from reunet.cli import CannotStart
 from reunet.training.presets import PRESETS, STAGES
 
 FOLDER = click.Path(path_type=Path)
@@ -64,17 +65,17 @@ def prepare(
 
     for folder in (images, labels):
         if not folder.is_dir():
-            raise click.UsageError(f"{folder}: no such folder")
+            raise CannotStart(f"{folder}: no such folder")
     try:
         cases, left_out = dataset.convert(images, labels, root, encoding)
         for reason in left_out.values():
             click.echo(f"left out: {reason}", err=True)
         if not cases:
-            raise click.UsageError(f"{images}: no image with a label could be used")
+            raise CannotStart(f"{images}: no image with a label could be used")
         dataset.preprocess(root, preset, processes)
         dataset.write_folds(cases, root / "preprocessed" / dataset.DATASET)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise CannotStart(str(error)) from error
     except OSError as error:
         sys.exit(f"error: {error}: make room in {root}; started again, it goes on from there")
     click.echo(f"{len(cases)} cases are ready in {root}, {len(left_out)} left out")

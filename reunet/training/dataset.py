@@ -116,7 +116,11 @@ def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str
 
 def _write_nifti(path: Path, array: np.ndarray) -> None:
     part = path.with_name(f".part_{path.name}")
-    sitk.WriteImage(sitk.GetImageFromArray(np.ascontiguousarray(array)), str(part), True)
+    try:
+        sitk.WriteImage(sitk.GetImageFromArray(np.ascontiguousarray(array)), str(part), True)
+    except RuntimeError as error:  # SimpleITK's only kind, a full disk included
+        part.unlink(missing_ok=True)
+        raise OSError(f"{path}: could not be written") from error
     part.replace(path)
 
 

@@ -13,12 +13,13 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
+from reunet.predict import Tiling
 from reunet.training.augment import widen_zoom, with_weights
 from reunet.training.dataset import balanced, read_cases
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS
-from reunet.training.validate import instance_f1, pick_cases
+from reunet.training.validate import Judge, pick_cases
 
 MOMENTUM = 0.99
 WARM_UP = 0.03  # share of a cosine training
@@ -110,10 +111,20 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         train, val = super().get_tr_and_val_datasets()
-        self.cases = read_cases(Path(self.preprocessed_dataset_folder_base))
-        self.validation_cases = pick_cases(val.identifiers, self.cases)
-        train.identifiers = balanced(train.identifiers, self.cases)
-        val.identifiers = balanced(val.identifiers, self.cases)
+        base = Path(self.preprocessed_dataset_folder_base)
+        cases = read_cases(base)
+        preset, divisor = self.preset, self.preset.architecture.divisor
+        self.judge = Judge(
+            self.dataset_class(
+                self.preprocessed_dataset_folder, pick_cases(val.identifiers, cases)
+            ),
+            base.parents[1],
+            cases,
+            self.dataset_json["encoding"],
+            Tiling(preset.tile, preset.patch, divisor, mirror=False, device=self.device),
+        )
+        train.identifiers = balanced(train.identifiers, cases)
+        val.identifiers = balanced(val.identifiers, cases)
         return train, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
@@ -177,18 +188,18 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def on_epoch_end(self) -> None:
         if self.local_rank == 0:
-            self.judge()
+            self.note_epoch()
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
         if self.hours is not None and self.progress() >= 1:
             raise TimeIsUp
 
-    def judge(self) -> None:
+    def note_epoch(self) -> None:
         """Note the epoch's figures; every few epochs the instance F1, by which the best
         checkpoint is chosen."""
         every = self.job["f1_every"]
         due = self.current_epoch % every == every - 1 or self.current_epoch == self.num_epochs - 1
-        scores = instance_f1(self, self.validation_cases) if due else {}
+        scores = self.instance_f1() if due else {}
         figures = {
             "epoch": self.current_epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -199,6 +210,14 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         if self.log_book.add(figures):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
         self.print_to_log_file(json.dumps({k: round(float(v), 5) for k, v in figures.items()}))
+
+    def instance_f1(self) -> dict[str, float]:
+        """Mean F1 of the validation cases, by modality and over modalities."""
+        network = self.plain_network().eval()
+        self.set_deep_supervision_enabled(False)
+        scores = self.judge.instance_f1(network)
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        return scores
 
     def run_training(self) -> None:
         try:

@@ -5,26 +5,23 @@ nnU-Net's pseudo Dice counts pixels of two classes; whether cells come apart it 
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
 
 from reunet.images import read_label
 from reunet.instances import decode
 from reunet.metric import score_pair
-from reunet.predict import Tiling, predict_scaled
+from reunet.predict import Network, Tiling, predict_scaled
 from reunet.training.dataset import Cases, instances_file
-
-if TYPE_CHECKING:
-    from reunet.training.trainer import nnUNetTrainerReUNet
 
 MOST_CASES = 24  # a look, not the final figure: it must not cost more than an epoch
 
 
 def pick_cases(names: Iterable[str], cases: Cases) -> list[str]:
-    """Up to MOST_CASES names, the modalities in turn, the same at every call."""
+    """Up to MOST_CASES names, each modality with the same share, the same at every call."""
     by_modality: dict[str, list[str]] = defaultdict(list)
     rng = np.random.default_rng(0)
     for name in rng.permutation(sorted(names)):
@@ -33,34 +30,28 @@ def pick_cases(names: Iterable[str], cases: Cases) -> list[str]:
     return sorted(name for members in by_modality.values() for name in members[:share])
 
 
-def instance_f1(trainer: "nnUNetTrainerReUNet", names: list[str]) -> dict[str, float]:
-    """Mean official F1 by modality and over modalities, single pass without mirroring."""
-    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, names)
-    root = Path(trainer.preprocessed_dataset_folder_base).parents[1]
-    network = trainer.plain_network().eval()
-    trainer.set_deep_supervision_enabled(False)
-    scores: dict[str, list[float]] = defaultdict(list)
-    for name in names:
-        data, _, _, properties = dataset.load_case(name)
-        truth = read_label(instances_file(root, name))
-        classes = np.zeros(truth.shape, np.uint8)
-        rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
-        classes[rows, columns] = predict(network, np.asarray(data[:])[:, 0], trainer)
-        found = decode(classes, "regrow", trainer.dataset_json["encoding"])
-        scores[trainer.cases[name]["modality"]].append(score_pair(truth, found).f1)
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    means = {modality: float(np.mean(values)) for modality, values in sorted(scores.items())}
-    return {**means, "mean of modalities": float(np.mean(list(means.values())))}
+@dataclass(frozen=True)
+class Judge:
+    """The preprocessed cases (an nnU-Net data set) that a network is judged by, and how."""
 
+    dataset: Any
+    root: Path  # of the training, where the true instances lie
+    cases: Cases
+    encoding: str
+    tiling: Tiling
 
-def predict(
-    network: torch.nn.Module, content: np.ndarray, trainer: "nnUNetTrainerReUNet"
-) -> np.ndarray:
-    """Classes of a preprocessed case. content: (3, h, w) float32. Returns (h, w) uint8."""
-    preset = trainer.preset
-    tiling = Tiling(
-        preset.tile, preset.patch, preset.architecture.divisor, mirror=False, device=trainer.device
-    )
-    logits = predict_scaled(np.ascontiguousarray(content), [network], tiling)
-    classes: np.ndarray = logits.argmax(axis=0).astype(np.uint8)
-    return classes
+    def instance_f1(self, network: Network) -> dict[str, float]:
+        """Mean official F1 by modality and over modalities."""
+        scores: dict[str, list[float]] = defaultdict(list)
+        for name in self.dataset.identifiers:
+            data, _, _, properties = self.dataset.load_case(name)
+            truth = read_label(instances_file(self.root, name))
+            content = np.ascontiguousarray(np.asarray(data[:])[:, 0])  # (3, h, w)
+            logits = predict_scaled(content, [network], self.tiling)
+            rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
+            classes = np.zeros(truth.shape, np.uint8)
+            classes[rows, columns] = logits.argmax(axis=0)
+            found = decode(classes, "regrow", self.encoding)
+            scores[self.cases[name]["modality"]].append(score_pair(truth, found).f1)
+        means = {modality: float(np.mean(f1)) for modality, f1 in sorted(scores.items())}
+        return {**means, "mean of modalities": float(np.mean(list(means.values())))}
