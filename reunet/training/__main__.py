@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from reunet.cli import CannotStart
+from reunet.training.jobs import FINAL, Job, results_folder
+from reunet.training.jobs import train as train_fold
 from reunet.training.presets import PRESETS, STAGES
 
 FOLDER = click.Path(path_type=Path)
@@ -91,9 +93,14 @@ def baseline(**options: Any) -> None:
 @main.command()
 @training_options
 @click.option("--unweighted", is_flag=True, help="For ablation: fine-tune without the weight map.")
-def weightmap(unweighted: bool, **options: Any) -> None:
+@click.option(
+    "--start", help="Checkpoint to start from, {fold} its fold.  [default: the baseline's]"
+)
+def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
     """Fine-tune the baseline's folds with the weight map in the Dice loss."""
-    run("weightmap", weight_dice=not unweighted, **options)
+    baseline = results_folder(options["root"], options["preset"], "baseline")
+    start = start or str(baseline / "fold_{fold}" / FINAL)
+    run("weightmap", start=start, weight_dice=not unweighted, **options)
 
 
 def run(stage: str, folds: str, root: Path, device: str, num_gpus: int, **options: Any) -> None:
@@ -101,16 +108,11 @@ def run(stage: str, folds: str, root: Path, device: str, num_gpus: int, **option
     # nnU-Net's processes for augmentation: more than the cores would only slow the network down
     os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
     os.environ.setdefault("nnUNet_def_n_proc", "2")
-    from reunet.training.jobs import FINAL, Job, results_folder, train
-
-    start = None
-    if stage != "baseline":
-        start = str(results_folder(root, options["preset"], "baseline") / "fold_{fold}" / FINAL)
-    job = Job(stage=stage, start=start, **options)
+    job = Job(stage=stage, **options)
     for fold in folds.split(","):
         name = int(fold) if fold.isdigit() else fold
         try:
-            click.echo(f"trained: {train(root, job, name, device, num_gpus)}")
+            click.echo(f"trained: {train_fold(root, job, name, device, num_gpus)}")
         except FileNotFoundError as error:
             sys.exit(f"error: {error}")
 

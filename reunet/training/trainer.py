@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         )
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.save_every = 1
+        self.iteration = 0  # within the epoch
         self.log_book = TrainingLog(Path(self.output_folder))
 
     # -- network, loss, optimiser
@@ -175,16 +176,31 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def progress(self) -> float:
         """Share of the training that is over, 0..1."""
-        done: float = self.current_epoch / self.num_epochs
+        epochs = self.current_epoch + self.iteration / self.num_iterations_per_epoch
+        done: float = epochs / self.num_epochs
         if self.hours is None:
             return done
         return max(done, self.elapsed() / (self.hours * 3600))
 
     def elapsed(self) -> float:
-        """Seconds spent in finished epochs, those before an interruption included."""
+        """Seconds spent in epochs, those before an interruption included."""
         starts = self.logger.get_value("epoch_start_timestamps", step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
-        return float(sum(e - s for s, e in zip(starts, ends, strict=False)))
+        running = starts[len(ends) :]  # the epoch under way, if there is one
+        return float(
+            sum(e - s for s, e in zip(starts, ends, strict=False))
+            + sum(time() - start for start in running)
+        )
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.schedule.halve_every is None:  # a cosine moves with each iteration
+            self.lr_scheduler.step(self.current_epoch)
+        self.iteration += 1
+        return super().train_step(batch)  # type: ignore[no-any-return]
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self.iteration = 0
 
     def on_epoch_end(self) -> None:
         if self.local_rank == 0:
@@ -231,13 +247,13 @@ class TimeIsUp(Exception):
 
 
 class LearningRate:
-    """Sets the learning rate at the start of an epoch; what nnU-Net calls `lr_scheduler`."""
+    """Sets the learning rate; what nnU-Net calls `lr_scheduler` and steps with every epoch."""
 
     def __init__(self, trainer: nnUNetTrainerReUNet) -> None:
         self.trainer = trainer
 
     def step(self, epoch: int) -> None:
-        """Set the learning rate of `epoch`, counted from 0."""
+        """Set the learning rate of `epoch`, counted from 0, or of the present moment in it."""
         schedule = self.trainer.schedule
         if schedule.halve_every:
             factor = halving(epoch, schedule.halve_every)
