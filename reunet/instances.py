@@ -14,12 +14,13 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from reunet.targets import BACKGROUND, BOUNDARY, CROSS, INTERIOR
+from reunet.targets import BACKGROUND, BOUNDARY, CROSS, INTERIOR, MIN_INTERIOR
 
 MIN_HOLE = 64  # px; `paper` fills smaller holes (scikit-image's default, which the challenge uses)
 MIN_OBJECT = 16  # px; smaller objects are dropped
 DECODERS = ("regrow", "paper")
 RING_OUTSIDE = {"paper": 1, "thin": 0}  # px by which an encoding's ring lies outside the cell
+MIN_SEED = {"paper": MIN_INTERIOR, "thin": 4}  # px; thin: the interior of a cell of 16 px
 _ALL, _HEAD, _TAIL = slice(None), slice(None, -1), slice(1, None)
 NEIGHBOURS = (  # pairs of views that lay every pixel over its lower, upper, right, left neighbour
     ((_HEAD, _ALL), (_TAIL, _ALL)),
@@ -39,7 +40,7 @@ def decode(classes: np.ndarray, decoder: str = "regrow", encoding: str = "paper"
     if decoder == "paper":
         return decode_paper(classes)
     if decoder == "regrow":
-        return decode_regrow(classes, RING_OUTSIDE[encoding])
+        return decode_regrow(classes, encoding)
     raise ValueError(f"decoder {decoder!r} does not exist: choose from {DECODERS}")
 
 
@@ -52,21 +53,22 @@ def decode_paper(classes: np.ndarray) -> np.ndarray:
     return _connected(interior, connectivity=8)
 
 
-def decode_regrow(classes: np.ndarray, ring_outside: int = 1) -> np.ndarray:
+def decode_regrow(classes: np.ndarray, encoding: str = "paper") -> np.ndarray:
     """Interiors grown back through the boundary class.
 
-    classes: (H, W) uint8. ring_outside: px of the ring that the encoding drew around the cell,
-    0 or 1; they are given back to the background. Returns (H, W) int32.
+    classes: (H, W) uint8. encoding: says which interiors are too small to be one and how far the
+    ring lies outside the cell; that part is given back to the background. Returns (H, W) int32.
 
     Every 4-connected interior is one cell, nothing is merged. A pixel that two cells reach in the
     same step goes to the one that stands first in the picture's order. A ring that reaches no
     interior is a cell too small to have one. Holes that one cell encloses become part of it;
     cells under 16 px are dropped.
     """
+    seeds = drop_small(_connected(classes == INTERIOR, connectivity=4), MIN_SEED[encoding])
     ring = classes == BOUNDARY
-    if ring_outside:
+    if RING_OUTSIDE[encoding]:
         ring &= ~ndimage.binary_dilation(classes == BACKGROUND, CROSS)
-    instances = grow(_connected(classes == INTERIOR, connectivity=4), ring)
+    instances = grow(seeds, ring)
     lonely = _connected(ring & (instances == 0), connectivity=8)
     instances += np.where(lonely > 0, lonely + instances.max(), 0).astype(np.int32)
     return drop_small(fill_holes(instances), MIN_OBJECT)

@@ -28,7 +28,7 @@ def export(root: Path, preset: str, stage: str, bundle: Path, meta: Path | None)
     """
     folder = results_folder(root, preset, stage)
     checkpoints = {
-        fold.name.removeprefix("fold_"): _load(path)
+        fold.name.removeprefix("fold_"): path
         for fold in sorted(folder.glob("fold_*"))
         if (path := _checkpoint(fold))
     }
@@ -44,12 +44,14 @@ def export(root: Path, preset: str, stage: str, bundle: Path, meta: Path | None)
         "decoder": "regrow",
         "tile": chosen.tile,
         "smallest": chosen.patch,
-        "stages": [_stage(stage, fold, c) for fold, c in checkpoints.items()],
+        "stages": [s for fold, path in checkpoints.items() for s in history(path, fold)],
         "training_data": _sources(meta) if meta else [],
         "training_command": f"sh train_scripts/{SCRIPTS[stage]} --preset {preset}",
         "use": "research only: some sources of the training data are non-commercial or unlicensed",
     }
-    folds = {fold: unique_tensors(c["network_weights"]) for fold, c in checkpoints.items()}
+    folds = {
+        fold: unique_tensors(_load(path)["network_weights"]) for fold, path in checkpoints.items()
+    }
     save_bundle(bundle, chosen.architecture, folds, about)
     return tuple(folds)
 
@@ -77,16 +79,22 @@ def _load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _stage(name: str, fold: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    log = checkpoint["logging"]
+def history(checkpoint: Path, fold: str) -> list[dict[str, Any]]:
+    """What a checkpoint went through, first stage first: name, epochs, hours, final loss."""
+    plans = json.loads((checkpoint.parents[1] / "plans.json").read_text())
+    job = plans.get("reunet", {})
+    earlier = Path(job["start"].format(fold=fold)) if job.get("start") else None
+    content = _load(checkpoint)
+    log = content["logging"]
     times = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
-    return {
-        "name": name,
+    stage = {
+        "name": job.get("stage", "baseline"),
         "fold": fold,
-        "epochs": checkpoint["current_epoch"],
+        "epochs": content["current_epoch"],
         "hours": round(sum(end - start for start, end in times) / 3600, 2),
         "final_train_loss": round(float(log["train_losses"][-1]), 4),
     }
+    return [*(history(earlier, fold) if earlier and earlier.exists() else []), stage]
 
 
 def _sources(meta: Path) -> list[dict[str, Any]]:
