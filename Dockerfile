@@ -16,6 +16,7 @@ RUN python3 -m pip install --quiet --no-deps . && rm -rf build *.egg-info reunet
 
 COPY weights weights
 COPY predict.sh .
+RUN chmod -R a+rX /workspace
 ENV REUNET_WEIGHTS=/workspace/weights
 
 CMD ["/bin/sh", "predict.sh"]

@@ -14,7 +14,9 @@ if [ $# -eq 0 ]; then
     fi
 fi
 
-if [ -x "$here/.venv/bin/reunet" ]; then
+export REUNET_WEIGHTS="${REUNET_WEIGHTS:-$here/weights}"
+
+if cmp -s "$here/requirements.txt" "$here/.venv/complete"; then
     reunet=$here/.venv/bin/reunet
 elif command -v reunet >/dev/null 2>&1; then
     reunet=reunet
@@ -22,7 +24,8 @@ else
     echo "setting up reunet in $here/.venv (once)" >&2
     python3 -m venv "$here/.venv"
     "$here/.venv/bin/pip" install --quiet -r "$here/requirements.txt"
-    "$here/.venv/bin/pip" install --quiet --no-deps -e "$here" # last: stands for a whole set-up
+    "$here/.venv/bin/pip" install --quiet --no-deps -e "$here"
+    cp "$here/requirements.txt" "$here/.venv/complete" # stands for a whole set-up, of these pins
     reunet=$here/.venv/bin/reunet
 fi
 

@@ -68,7 +68,7 @@ def main() -> None:
             whole.append(time.time() - started)
             printed = subprocess.check_output([*steps, str(time.time()), *map(str, arguments)])
             marks.append(json.loads(printed))
-    report(Image.open(options.image or SAMPLE).size if options.image else (512, 512), whole, marks)
+    report(Image.open(options.image).size if options.image else (512, 512), whole, marks)
 
 
 def crop_sample(folder: Path) -> Path:

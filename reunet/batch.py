@@ -47,6 +47,7 @@ def _segment_file(
         write_label(label, instances)
     except ImageError as error:
         return Outcome(image, error=str(error))
-    except MemoryError:
-        return Outcome(image, error=f"{image}: too large for this machine's memory: crop it")
+    except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for a full CPU
+        cause = " ".join(str(error).split())[:200] or "out of memory"
+        return Outcome(image, error=f"{image}: {cause}: crop it, or try --device cpu")
     return Outcome(image, cells=int(instances.max()), notes=picture.notes)

@@ -70,7 +70,8 @@ def predict(
     failed = sum(outcome.error is not None for outcome in outcomes)
     cells = sum(outcome.cells for outcome in outcomes)
     seconds = time.monotonic() - started
-    click.echo(f"{len(images) - failed} of {len(images)} images, {cells} cells, {seconds:.1f} s")
+    done = f"{len(images) - failed} of {len(images)} images, {cells} cells"
+    click.echo(f"{done}, {seconds:.1f} s on {model.device.type}")
     if failed:
         click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
         sys.exit(1)
@@ -80,20 +81,23 @@ def find_images(source: Path, output: Path) -> list[Path]:
     """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
     from reunet.images import ENDINGS, ImageError, list_images
 
-    if not source.exists():
-        raise CannotStart(f"{source}: no such file or folder")
-    if output.exists() and not output.is_dir():
-        raise CannotStart(f"{output}: is a file: name a folder for the labels")
-    if source.is_file():
-        return [source]
-    if output.resolve().is_relative_to(source.resolve()):
-        raise CannotStart(f"{output}: lies inside the input folder: name one outside it")
+    endings = ", ".join(ENDINGS)
     try:
+        if not source.exists():
+            raise CannotStart(f"{source}: no such file or folder")
+        if output.exists() and not output.is_dir():
+            raise CannotStart(f"{output}: is a file: name a folder for the labels")
+        if source.is_file():
+            if source.suffix.lower() not in ENDINGS:
+                raise CannotStart(f"{source}: is no image ({endings}): convert it")
+            return [source]
+        if output.resolve().is_relative_to(source.resolve()):
+            raise CannotStart(f"{output}: lies inside the input folder: name one outside it")
         images = list_images(source)
-    except ImageError as error:
+    except (ImageError, OSError) as error:
         raise CannotStart(str(error)) from error
     if not images:
-        raise CannotStart(f"{source}: holds no images ({', '.join(ENDINGS)})")
+        raise CannotStart(f"{source}: holds no images ({endings})")
     return images
 
 

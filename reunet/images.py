@@ -95,7 +95,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises ImageError if the folder cannot be listed.
     """
     try:
-        files = [file for file in folder.iterdir() if file.is_file()]
+        files = [file for file in folder.iterdir() if not file.is_dir()]
     except OSError as error:
         raise _error(folder, _reason(error), "name a folder that holds images") from error
     visible = (file for file in files if not file.name.startswith("."))
@@ -120,7 +120,7 @@ def write_label(path: Path, instances: np.ndarray) -> None:
     if instances.ndim != 2 or instances.size == 0 or instances.dtype.kind not in "biu":
         raise ValueError(f"labels must be (H, W) integers, not {instances.shape} {instances.dtype}")
     stored = instances.astype(_label_dtype(int(instances.min()), int(instances.max())))
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
 
 
@@ -132,7 +132,7 @@ def write_values(path: Path, values: np.ndarray) -> None:
     import tifffile
 
     stored = values.astype(np.float32, copy=False)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
 
 
@@ -143,13 +143,16 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """
     from PIL import Image
 
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it takes the place of `path` once all is written."""
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it takes the place of `path` once all is written.
+
+    Raises ImageError where the file cannot be written; nothing is left behind then.
+    """
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

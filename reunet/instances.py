@@ -59,11 +59,13 @@ def decode_regrow(classes: np.ndarray, encoding: str = "paper") -> np.ndarray:
     classes: (H, W) uint8. encoding: says which interiors are too small to be one and how far the
     ring lies outside the cell; that part is given back to the background. Returns (H, W) int32.
 
-    Every 4-connected interior is one cell, nothing is merged. A pixel that two cells reach in the
-    same step goes to the one that stands first in the picture's order. A ring that reaches no
-    interior is a cell too small to have one. Holes that one cell encloses become part of it;
-    cells under 16 px are dropped.
+    Every 4-connected interior is one cell, no two are merged. A pixel that two cells reach in the
+    same step goes to the one below, right, left, above, in this order. Rings that reach no interior
+    are cells too small to have one, connected ones a single cell. Holes that one cell encloses
+    become part of it; cells under 16 px are dropped. Raises ValueError for an unknown encoding.
     """
+    if encoding not in MIN_SEED:
+        raise ValueError(f"encoding {encoding!r} does not exist: choose from {sorted(MIN_SEED)}")
     seeds = drop_small(_connected(classes == INTERIOR, connectivity=4), MIN_SEED[encoding])
     ring = classes == BOUNDARY
     if RING_OUTSIDE[encoding]:

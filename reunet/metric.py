@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from reunet.images import read_label
+from reunet.images import read_label, replacing
 
 FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
 TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile
@@ -259,7 +259,7 @@ def _score_files(truth: Path, prediction: Path) -> Score:
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:
     """Write the scores as the official program's table: same columns, names and digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for name, score in evaluation.scores.items():
@@ -269,13 +269,16 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
 def read_meta(folder: Path) -> dict[str, dict[str, str]]:
     """Rows of the `meta.csv` in a folder, or else in its parent, by their column `name`.
 
-    Returns {} where there is no such file.
+    Returns {} where there is no such file. Raises ValueError for one that cannot be read.
     """
     for place in (folder, folder.absolute().parent):
         meta = place / "meta.csv"
         if meta.is_file():
-            with meta.open(newline="", encoding="utf-8") as file:
-                return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+            try:
+                with meta.open(newline="", encoding="utf-8-sig") as file:
+                    return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+            except (csv.Error, UnicodeError) as error:
+                raise ValueError(f"{meta}: no CSV in UTF-8 ({error}): save it anew") from error
     return {}
 
 

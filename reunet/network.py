@@ -79,6 +79,7 @@ class Encoder(nn.Module):
         self.stages = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> outputs of all stages, finest first."""
         skips = []
         for stage in self.stages:
             x = stage(x)
@@ -98,6 +99,7 @@ class Decoder(nn.Module):
         self.seg_layers = nn.ModuleList(nn.Conv2d(o, arch.classes, 1) for _, o in pairs)
 
     def forward(self, skips: list[Tensor]) -> Tensor:
+        """Outputs of the encoder -> (N, classes, H, W) logits."""
         x = skips[-1]
         for up, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1], strict=True):
             x = stage(torch.cat((up(x), skip), dim=1))

@@ -45,7 +45,11 @@ def load_model(
     chosen = choose_device(device)
     bundle = open_bundle(Path(weights) if weights else default_weights())
     networks = load_networks(bundle, folds)
-    return Model(bundle, tuple(network.to(chosen) for network in networks), chosen)
+    try:
+        return Model(bundle, tuple(network.to(chosen) for network in networks), chosen)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"device {chosen.type} fails ({cause}): use --device cpu") from error
 
 
 def segment(

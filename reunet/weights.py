@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from reunet.instances import DECODERS
 from reunet.network import Architecture, UNet
 from reunet.targets import ENCODINGS
 
@@ -48,7 +49,7 @@ def open_bundle(folder: Path) -> Bundle:
     """Read and check the card of a bundle. Raises WeightsError."""
     card = folder / CARD
     try:
-        about = json.loads(card.read_text())
+        about = json.loads(card.read_text(encoding="utf-8"))
         architecture = about["architecture"]
         bundle = Bundle(
             folder,
@@ -60,13 +61,33 @@ def open_bundle(folder: Path) -> Bundle:
             tuple(about["folds"]),
             about,
         )
+        wrong = _what_is_wrong(bundle)
     except OSError as error:
         raise WeightsError(f"{card}: {error.strerror}: {WAY_OUT}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{card}: no card of a bundle ({error!r}): {WAY_OUT}") from error
-    if bundle.encoding not in ENCODINGS:
-        raise WeightsError(f"{card}: unknown encoding {bundle.encoding!r}: update reunet")
+    if wrong:
+        raise WeightsError(f"{card}: {wrong}: {WAY_OUT}")
     return bundle
+
+
+def _what_is_wrong(bundle: Bundle) -> str:
+    """The first thing in a card that this version cannot work with, or nothing."""
+    arch, edges = bundle.architecture, (bundle.tile, bundle.smallest)
+    sizes = (*arch.features, *edges, arch.convs_per_block)
+    checks = {
+        f"unknown encoding {bundle.encoding!r}": bundle.encoding in ENCODINGS,
+        f"unknown decoder {bundle.decoder!r}": bundle.decoder in DECODERS,
+        "sizes that are no positive numbers": all(type(n) is int and n > 0 for n in sizes),
+        "fewer than two stages": len(arch.features) > 1,
+        "another number of channels or classes than 3": arch.in_channels == arch.classes == 3,
+        "no list of folds": type(bundle.about["folds"]) is list and bundle.folds != (),
+        "no hashes": type(bundle.about["sha256"]) is dict,
+    }
+    wrong = next((what for what, fine in checks.items() if not fine), "")
+    if not wrong and (any(edge % arch.divisor for edge in edges) or edges[1] > edges[0]):
+        wrong = f"tile and smallest {edges} do not fit the network"
+    return wrong
 
 
 def load_networks(bundle: Bundle, folds: Sequence[str] | None = None) -> list[UNet]:
@@ -86,7 +107,7 @@ def _load_network(bundle: Bundle, fold: str) -> UNet:
         tensors = safetensors.torch.load_file(path)
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}: {WAY_OUT}") from error
-    except (SafetensorError, KeyError, AttributeError) as error:
+    except SafetensorError as error:
         raise WeightsError(f"{path}: cannot be read ({error!r}): {WAY_OUT}") from error
     with torch.device("meta"):  # no memory and no random numbers for weights that come from disk
         network = UNet(bundle.architecture)
@@ -113,6 +134,8 @@ def save_bundle(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
+    for old in folder.glob(fold_file("*")):
+        old.unlink()
     hashes = {}
     for fold, tensors in folds.items():
         path = folder / fold_file(fold)
@@ -126,7 +149,7 @@ def save_bundle(
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Write `card.json` in one step: it is never seen half-written."""
     part = folder / f".part_{CARD}"
-    part.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    part.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(folder / CARD)
 
 

@@ -158,6 +158,21 @@ def test_time_does_not_grow_with_the_number_of_cells(decoder: str) -> None:
     assert many < 8 * few + 0.2  # 64 times the cells
 
 
+def test_ties_go_to_the_cell_below_then_right() -> None:
+    seeds = np.zeros((3, 3), np.int32)
+    seeds[0, 1], seeds[1, 0], seeds[1, 2], seeds[2, 1] = 1, 2, 3, 4
+    through = np.zeros((3, 3), bool)
+    through[1, 1] = True
+    for expected in (4, 3, 2, 1):
+        assert grow(seeds, through)[1, 1] == expected
+        seeds[seeds == expected] = 0
+
+
+def test_an_unknown_encoding_is_an_error() -> None:
+    with pytest.raises(ValueError, match="choose from"):
+        decode(np.zeros((4, 4), np.uint8), "regrow", "thick")
+
+
 def test_an_unknown_decoder_is_an_error() -> None:
     with pytest.raises(ValueError, match="choose from"):
         decode(np.zeros((4, 4), np.uint8), "watershed")

@@ -237,10 +237,14 @@ def test_classes_are_nnunets_from_the_image_on(
     folds: Folds, image: np.ndarray, tiling: Tiling
 ) -> None:
     """The whole way: crop, z-score, tiles, folds, paste."""
-    mine = predict_logits(image, folds.mine, tiling).argmax(0)
-    mismatches = (mine != nnunet_classes(folds.theirs, image)).sum()
-    # in single precision 0.1 %, or two near ties where that is no whole pixel
-    assert mismatches <= (0 if tiling.parity else max(2, mine.size // 1000))
+    logits = predict_logits(image, folds.mine, tiling)
+    mismatches = logits.argmax(0) != nnunet_classes(folds.theirs, image)
+    if tiling.parity:
+        assert not mismatches.any()
+    else:  # 99.9 %; a pixel that differs is a near tie, however small the image
+        assert mismatches.mean() <= 0.001 or mismatches.sum() <= 2
+        highest = np.sort(logits, axis=0)
+        assert (highest[2] - highest[1])[mismatches].max(initial=0) < 0.05
 
 
 @pytest.mark.parametrize("memory", ["rows of channels", "channels of rows"])

@@ -76,6 +76,28 @@ def test_tensors_that_do_not_fit(bundle: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("decoder", "watershed"), ("encoding", "thick"), ("tile", 100), ("tile", "64"),
+        ("smallest", 128), ("folds", []), ("folds", "all"), ("sha256", None),
+        ("architecture", {"features": ["a"]}), ("architecture", {"features": []}),
+        ("architecture", {"features": [4, 8], "classes": 2}), ("architecture", {"depth": 3}),
+    ],
+)  # fmt: skip
+def test_a_card_that_asks_for_what_there_is_not(bundle: Path, key: str, value: object) -> None:
+    card = json.loads((bundle / "card.json").read_text())
+    (bundle / "card.json").write_text(json.dumps({**card, key: value}))
+    with pytest.raises(WeightsError, match=r"card\.json") as error:
+        open_bundle(bundle)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bundle_saved_anew_holds_no_old_folds(bundle: Path) -> None:
+    save_tiny_bundle(bundle, folds=("all",))
+    assert sorted(p.name for p in bundle.iterdir()) == ["card.json", "fold_all.safetensors"]
+
+
 @pytest.mark.parametrize("card", ["", "{", "[]", "{}", '{"architecture": 3}', "\0"])
 def test_damaged_card(bundle: Path, card: str) -> None:
     (bundle / "card.json").write_text(card)

@@ -6,11 +6,11 @@ if python3 -c 'import nnunetv2, reunet' >/dev/null 2>&1; then
     python=python3
 else
     python=$top/.venv-train/bin/python
-    if [ ! -e "$top/.venv-train/complete" ]; then
+    if ! cat "$top/requirements.txt" "$top/requirements-train.txt" | cmp -s - "$top/.venv-train/complete"; then
         echo "setting up $top/.venv-train (once)" >&2
         python3 -m venv "$top/.venv-train"
         "$python" -m pip install --quiet -r "$top/requirements.txt" -r "$top/requirements-train.txt"
         "$python" -m pip install --quiet --no-deps -e "$top"
-        touch "$top/.venv-train/complete"
+        cat "$top/requirements.txt" "$top/requirements-train.txt" >"$top/.venv-train/complete"
     fi
 fi
