@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import classical_floor
@@ -37,12 +38,19 @@ def main() -> None:
     parser.add_argument("--no-tta", action="store_true")
     parser.add_argument("--every", type=int, default=1, help="only every n-th image: a quick look")
     parser.add_argument("--out", type=Path, default=Path("runs/validation"))
+    parser.add_argument("--tile", type=int, help="px, instead of the bundle's")
     parser.add_argument("--card", action="store_true", help="write the figures into the card")
     options = parser.parse_args()
+    if options.card and (options.every > 1 or options.tile):
+        parser.error("--card takes the figures of all images with the bundle's own tile")
     modality = {n: r["modality"] for n, r in read_meta(options.data).items() if r["split"] == "val"}
     if not modality:
         sys.exit(f"{options.data}: no meta.csv with split == val there")
     model = load_model(options.weights or default_weights(), options.device)
+    if options.tile:
+        smallest = min(model.bundle.smallest, options.tile)
+        bundle = replace(model.bundle, tile=options.tile, smallest=smallest)
+        model = replace(model, bundle=bundle)
     names = sorted(modality)[:: options.every]
     started = time.monotonic()
     scores = score(options.data, names, model, not options.no_tta, options.out)
@@ -50,7 +58,9 @@ def main() -> None:
     figures = {method: by_modality(f1, modality) for method, f1 in scores.items()}
     print(table(figures))
     if options.card:
-        card = {**model.bundle.about, "validation": {"images": len(names), "mean_f1": figures}}
+        command = f"python benchmarks/validation.py DATA{' --no-tta' * options.no_tta}"
+        validation = {"images": len(names), "command": command, "f1": figures}
+        card = {**model.bundle.about, "validation": validation}
         write_card(model.bundle.folder, card)
 
 

@@ -34,29 +34,32 @@ def weight_map(
     w0: float = 10.0,
     sigma: float = 5.0,
     max_class_weight: float = 10.0,
+    mean_one: bool = True,
 ) -> np.ndarray:
     """Weights of an image: w_c + w0 · exp(−(d1 + d2)² / 2σ²) (paper §2.4).
 
     instances: (H, W) integer, 0 background. classes: (H, W) uint8 of `targets.encode`. w0: height
-    of the second term, no unit. sigma: px. Returns (H, W) float32. See `class_weights` for w_c and
-    `closeness` for the second term. Raises ValueError for shapes that differ.
+    of the second term, no unit. sigma: px. max_class_weight, mean_one: our readings of w_c, see
+    `class_weights`. Returns (H, W) float32. See `closeness` for the second term. Raises ValueError
+    for shapes that differ.
     """
     if instances.ndim != 2 or instances.shape != classes.shape:
         raise ValueError(f"instances {instances.shape} and classes {classes.shape}: not one (H, W)")
     weights = closeness(instances, sigma)
     weights *= np.float32(w0)
-    weights += class_weights(classes, max_class_weight)
+    weights += class_weights(classes, max_class_weight, mean_one)
     return weights
 
 
-def class_weights(classes: np.ndarray, at_most: float = 10.0) -> np.ndarray:
+def class_weights(classes: np.ndarray, at_most: float = 10.0, mean_one: bool = True) -> np.ndarray:
     """w_c of every pixel: 1 / (C · f_c), capped.
 
     classes: (H, W) uint8. f_c: share of the area that the pixel's class takes; C: number of classes
-    present. Without the cap the mean over the image is 1. Returns (H, W) float32.
+    present. Without the cap the mean over the image is 1; mean_one False leaves C out, and it
+    is C. Returns (H, W) float32.
     """
     sizes = np.bincount(classes.ravel())
-    present = np.count_nonzero(sizes)
+    present = np.count_nonzero(sizes) if mean_one else 1
     weights = classes.size / (present * np.maximum(sizes, 1))
     of_pixels: np.ndarray = np.minimum(weights, at_most).astype(np.float32)[classes]
     return of_pixels

@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 from torch.nn import functional as F
 
-from reunet.training import dataset
+from reunet.training import dataset, jobs
 from reunet.training.__main__ import main
 from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
 from reunet.training.log import F1, TrainingLog
@@ -187,7 +187,8 @@ def test_sampling_is_even_over_modalities() -> None:
 
 def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
     dataset.write_folds(CASES, tmp_path)
-    folds = json.loads((tmp_path / "splits_final.json").read_text())
+    folder = tmp_path / "preprocessed" / dataset.DATASET
+    folds = json.loads((folder / "splits_final.json").read_text())
     assert len(folds) == 5
     assert sorted(n for fold in folds for n in fold["val"]) == sorted(CASES)
     for fold in folds:
@@ -196,8 +197,21 @@ def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
         assert not groups[0] & groups[1]
         assert sum(CASES[n]["modality"] == "pc" for n in fold["val"]) in range(3, 10)
     dataset.write_folds(dict(reversed(CASES.items())), tmp_path)
-    assert json.loads((tmp_path / "splits_final.json").read_text()) == folds
-    assert dataset.read_cases(tmp_path).keys() == CASES.keys()
+    assert json.loads((folder / "splits_final.json").read_text()) == folds
+    assert dataset.read_cases(folder).keys() == CASES.keys()
+
+
+def test_folds_of_few_and_scattered_images(tmp_path: Path) -> None:
+    folder = tmp_path / "preprocessed" / dataset.DATASET
+    scattered = cases_of({("fluo", "a"): 3, ("pc", "b"): 3, ("bf", "c"): 4, ("dic", "d"): 2})
+    dataset.write_folds(scattered, tmp_path)  # no stratum has five images, there are five groups
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert sorted(n for fold in folds for n in fold["val"]) == sorted(scattered)
+    two = cases_of({("fluo", "a"): 6})
+    dataset.write_folds(two, tmp_path)
+    assert len(json.loads((folder / "splits_final.json").read_text())) == 2
+    with pytest.raises(ValueError, match="one group"):
+        dataset.write_folds(cases_of({("fluo", "a"): 2}), tmp_path)
 
 
 def test_validation_looks_at_every_modality() -> None:
@@ -269,6 +283,41 @@ def test_conversion_resumes_and_keeps_to_one_encoding(
         dataset.convert(*labelled, root, "thin")
 
 
+def test_conversion_follows_the_data(labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, labels = labelled
+    root = tmp_path / "root"
+    raw = root / "raw" / dataset.DATASET
+
+    def description() -> str:
+        return (raw / "dataset.json").read_text()
+
+    dataset.convert(images, labels, root, "paper")
+    before = description()
+    dataset.convert(images, labels, root, "paper")
+    assert description() == before
+    cells = np.zeros((40, 50), np.uint16)
+    cells[3:30, 3:30] = 1
+    tifffile.imwrite(labels / "good_label.tiff", cells)
+    dataset.convert(images, labels, root, "paper")
+    assert description() != before  # so that all is preprocessed anew
+    (images / "twice.png").unlink()
+    (images / "twice.tif").unlink()
+    dataset.convert(images, labels, root, "paper")
+    assert not list(raw.rglob("twice*"))
+    assert len(list(raw.rglob("good*"))) == 5
+
+
+def test_labels_beyond_any_number_are_left_out_by_name(
+    labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cells = np.zeros((40, 50), np.uint32)
+    cells[3:30, 3:30] = 2**31
+    tifffile.imwrite(labelled[1] / "good_label.tiff", cells)
+    cases, left_out = dataset.convert(*labelled, tmp_path / "root", "paper")
+    assert list(cases) == ["twice"]
+    assert "good_label.tiff" in left_out["good.png"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
     labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,9 +330,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
     result = CliRunner().invoke(main, ["prepare", *map(str, labelled), "--root", str(root)])
     assert result.exit_code == 1
     assert result.output.startswith("error: ")
-    assert "make room" in result.output
+    assert "look to space" in result.output
     assert result.output.strip().count("\n") == 0
-    assert not [p for p in root.rglob("*") if p.is_file()]
+    assert [p.name for p in root.rglob("*") if p.is_file()] == ["dataset.json"]
     monkeypatch.undo()
     assert len(dataset.convert(*labelled, root, "paper")[0]) == 2
 
@@ -327,3 +376,61 @@ def test_the_log_knows_the_best_epoch_and_survives_an_interruption(tmp_path: Pat
     assert add(2, 0.35)  # interrupted after epoch 1: epochs 2 and 3 are run again
     assert [row["epoch"] for row in TrainingLog(tmp_path).rows()] == [0, 1, 2]
     assert Image.open(tmp_path / "training.png").size[0] > 300
+
+
+# -- jobs
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A root that passes for prepared, as far as `jobs.check` looks."""
+    folder, raw = (tmp_path / part / dataset.DATASET for part in ("preprocessed", "raw"))
+    dataset.write_folds(CASES, tmp_path)
+    raw.mkdir(parents=True)
+    for path in (raw / "dataset.json", folder / "dataset.json", folder / dataset.MARKER):
+        path.write_text('{"cases": {}}')
+    for preset in PRESETS:
+        (folder / f"plans_{preset}.json").write_text("{}")
+    return tmp_path
+
+
+def test_jobs_that_cannot_be_done(prepared: Path) -> None:
+    jobs.check(prepared, jobs.Job("paper"), 0, 1, "cpu")
+    jobs.check(prepared, jobs.Job("paper"), "all", 2, "cuda")
+    with pytest.raises(ValueError, match="fold 5 does not exist"):
+        jobs.check(prepared, jobs.Job("compact"), 5, 1, "cpu")
+    with pytest.raises(ValueError, match="use --epochs"):
+        jobs.check(prepared, jobs.Job("paper", hours=1), 0, 1, "cpu")
+    for job, gpus, device in ((jobs.Job("paper"), 3, "cuda"), (jobs.Job("paper"), 2, "cpu")):
+        with pytest.raises(ValueError, match="several GPUs"):
+            jobs.check(prepared, job, 0, gpus, device)
+    with pytest.raises(FileNotFoundError, match="train that stage first"):
+        jobs.check(prepared, jobs.Job("compact", "weightmap", start="/no/{fold}"), 0, 1, "cpu")
+    (prepared / "raw" / dataset.DATASET / "dataset.json").write_text('{"cases": {"a": 1}}')
+    with pytest.raises(FileNotFoundError, match="1_prepare_data"):
+        jobs.check(prepared, jobs.Job("compact"), 0, 1, "cpu")
+
+
+def test_results_of_another_job_are_not_taken_for_this_one(prepared: Path) -> None:
+    job = jobs.Job("compact", "weightmap", weight_dice=True)
+    output = jobs.results_folder(prepared, "compact", "weightmap") / "fold_0"
+    output.mkdir(parents=True)
+    (output / jobs.FINAL).touch()
+    (output.parent / "plans.json").write_text(json.dumps({"reunet": vars(job)}))
+    (output.parent / "dataset.json").write_text('{"cases": {}}')
+    jobs.check_same(output, job, prepared)
+    with pytest.raises(ValueError, match="weight_dice"):
+        jobs.check_same(output, jobs.Job("compact", "weightmap"), prepared)
+    (output.parent / "dataset.json").write_text('{"cases": {"gone": 1}}')
+    with pytest.raises(ValueError, match="another state of the data"):
+        jobs.check_same(output, job, prepared)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--folds", "0,x"], ["--hours", "0"], ["--epochs", "0"], ["--device", "tpu"]],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: list[str]) -> None:
+    result = CliRunner().invoke(main, ["baseline", "--root", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output

@@ -147,6 +147,8 @@ def test_class_weights_by_hand() -> None:
     np.testing.assert_allclose(class_weights(classes), expected, rtol=1e-6)
     assert class_weights(classes).mean() == pytest.approx(1)
     assert class_weights(classes, 3.0).max() == 3
+    whole = class_weights(classes, 100.0, mean_one=False)
+    np.testing.assert_allclose(whole, np.array([1.5, 4, 12])[classes], rtol=1e-6)
     # a class that is absent does not count
     np.testing.assert_array_equal(class_weights(np.full((3, 4), 2, np.uint8)), 1)
     np.testing.assert_allclose(class_weights(classes[1:] // 2), [[0.6] * 5 + [3]], rtol=1e-6)

@@ -79,7 +79,7 @@ def test_tensors_that_do_not_fit(bundle: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("decoder", "watershed"), ("encoding", "thick"), ("tile", 100), ("tile", "64"),
+        ("decoder", "watershed"), ("encoding", "thick"), ("tile", 98), ("tile", "64"),
         ("smallest", 128), ("folds", []), ("folds", "all"), ("sha256", None),
         ("architecture", {"features": ["a"]}), ("architecture", {"features": []}),
         ("architecture", {"features": [4, 8], "classes": 2}), ("architecture", {"depth": 3}),

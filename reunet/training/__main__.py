@@ -24,24 +24,38 @@ root_option = click.option(
 )  # fmt: skip
 
 
+def parse_folds(_: click.Context, __: click.Parameter, value: str) -> list[int | str]:
+    """`0,2` or `all`. Raises click.BadParameter for anything else."""
+    names = [name.strip() for name in value.split(",")]
+    if not all(name == "all" or name.isdigit() for name in names):
+        raise click.BadParameter(f"{value!r}: name folds such as 0,2 or all")
+    return [name if name == "all" else int(name) for name in names]
+
+
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that every training command takes."""
+    above_zero = click.FloatRange(0, min_open=True)
     options = (
         preset_option,
         root_option,
         click.option(
-            "--folds", default=ALL_FOLDS, show_default=True,
+            "--folds", default=ALL_FOLDS, show_default=True, callback=parse_folds,
             help="Such as 0,2; or `all`: one network trained on every case.",
         ),
-        click.option("--hours", type=float, help="End a fold after this time, the rate at zero."),
-        click.option("--epochs", type=int, help="Instead of the preset's."),
-        click.option("--device", default="cpu", show_default=True),
-        click.option("--num-gpus", default=1, show_default=True, help="From 2 on: nnU-Net's DDP."),
+        click.option("--hours", type=above_zero, help="End a fold then, the rate at zero."),
+        click.option("--epochs", type=click.IntRange(1), help="Instead of the preset's."),
+        click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu"),
+        click.option("--num-gpus", type=click.IntRange(1), default=1, help="2 on: nnU-Net's DDP."),
         click.option("--weight-ce", is_flag=True, help="Weight the cross-entropy too."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, without line breaks."""
+    return " ".join(str(error).split())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,12 +88,12 @@ def prepare(
             click.echo(f"left out: {reason}", err=True)
         if not cases:
             raise CannotStart(f"{images}: no image with a label could be used")
+        dataset.write_folds(cases, root)
         dataset.preprocess(root, preset, processes)
-        dataset.write_folds(cases, root / "preprocessed" / dataset.DATASET)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    except OSError as error:
-        sys.exit(f"error: {error}: make room in {root}; started again, it goes on from there")
+    except (OSError, RuntimeError) as error:  # RuntimeError: nnU-Net's, when a process died
+        sys.exit(f"error: {one_line(error)}: look to space and rights in {root} and start again")
     click.echo(f"{len(cases)} cases are ready in {root}, {len(left_out)} left out")
 
 
@@ -98,23 +112,24 @@ def baseline(**options: Any) -> None:
 )
 def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
     """Fine-tune the baseline's folds with the weight map in the Dice loss."""
-    baseline = results_folder(options["root"], options["preset"], "baseline")
+    baseline = results_folder(options["root"].resolve(), options["preset"], "baseline")
     start = start or str(baseline / "fold_{fold}" / FINAL)
     run("weightmap", start=start, weight_dice=not unweighted, **options)
 
 
-def run(stage: str, folds: str, root: Path, device: str, num_gpus: int, **options: Any) -> None:
+def run(
+    stage: str, folds: list[int | str], root: Path, device: str, num_gpus: int, **options: Any
+) -> None:
     """Train the folds of a stage one after the other."""
     # nnU-Net's processes for augmentation: more than the cores would only slow the network down
     os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
     os.environ.setdefault("nnUNet_def_n_proc", "2")
     job = Job(stage=stage, **options)
-    for fold in folds.split(","):
-        name = int(fold) if fold.isdigit() else fold
+    for fold in folds:
         try:
-            click.echo(f"trained: {train_fold(root, job, name, device, num_gpus)}")
-        except FileNotFoundError as error:
-            sys.exit(f"error: {error}")
+            click.echo(f"trained: {train_fold(root, job, fold, device, num_gpus)}")
+        except (OSError, ValueError, RuntimeError) as error:
+            sys.exit(f"error: {one_line(error)}")
 
 
 @main.command()
@@ -122,15 +137,18 @@ def run(stage: str, folds: str, root: Path, device: str, num_gpus: int, **option
 @preset_option
 @root_option
 @click.option("--stage", type=click.Choice(STAGES), default="baseline", show_default=True)
+@click.option("--best", is_flag=True, help="The checkpoint of the best F1 instead of the last.")
 @click.option("--meta", type=FOLDER, help="meta.csv of the training data, for the card.")
-def export(bundle: Path, preset: str, root: Path, stage: str, meta: Path | None) -> None:
+def export(
+    bundle: Path, preset: str, root: Path, stage: str, best: bool, meta: Path | None
+) -> None:
     """Write the trained folds of a stage as the weight bundle BUNDLE."""
     from reunet.training.export import export as export_folds
 
     try:
-        folds = export_folds(root, preset, stage, bundle, meta)
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
+        folds = export_folds(results_folder(root, preset, stage), preset, bundle, best, meta)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {one_line(error)}")
     click.echo(f"{bundle}: folds {', '.join(folds)}")
 
 

@@ -5,7 +5,7 @@ Layout under ROOT: `raw/`, `preprocessed/`, `results/`, nnU-Net's three folders.
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,7 @@ CONFIGURATION = "2d"
 FOLDS, FOLD_SEED = 5, 12345
 WEIGHT_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001
 SUFFIX = ".nii.gz"
+MARKER = f"{CONFIGURATION}.complete"
 Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group"}
 
 
@@ -62,6 +63,9 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
         raise ValueError(f"{root}: holds the data set in encoding {there}: name another --root")
     for folder in ("imagesTr", "labelsTr", "instancesTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
+    _write_json(
+        description, _dataset_json({}, encoding)
+    )  # first: an interrupted run is known by it
     meta = read_meta(images)
     cases: Cases = {}
     left_out = {}
@@ -73,32 +77,54 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
         try:
             if case in cases:
                 raise ImageError(f"{path}: another image is called {case} too: rename one")
-            _convert_case(path, find_label(labels, case), root, case, encoding)
+            _convert_case(path, find_label(labels, path), root, case, encoding)
         except ImageError as error:
             left_out[path.name] = str(error)
             continue
         cases[case] = {
-            "modality": about.get("modality", "unknown"),
-            "source": about.get("source", "unknown"),
-            "group": about.get("group", case),
+            "modality": about.get("modality") or "unknown",
+            "source": about.get("source") or "unknown",
+            "group": about.get("group") or case,
         }
-    _write_json(description, _dataset_json(sorted(cases), encoding))
+    if cases:
+        _remove_others(raw, cases)
+    _write_json(description, _dataset_json(_versions(raw, cases), encoding))
     return cases, left_out
 
 
-def find_label(folder: Path, case: str) -> Path:
-    """The label file of a case: `<case>_label` or `<case>` with a TIFF or PNG ending."""
+def _remove_others(raw: Path, cases: Cases) -> None:
+    """Take out what earlier runs left of cases that are gone: nnU-Net would train on them."""
+    wanted = {f"{case}_label.tiff" for case in cases} | {f"{case}{SUFFIX}" for case in cases}
+    wanted |= {f"{case}_{channel:04d}{SUFFIX}" for case in cases for channel in range(3)}
+    for path in (p for folder in raw.iterdir() if folder.is_dir() for p in folder.iterdir()):
+        if path.name not in wanted:
+            path.unlink()
+
+
+def _versions(raw: Path, cases: Cases) -> dict[str, int]:
+    """When each case was converted: what was made from another version is out of date."""
+    return {c: (raw / "labelsTr" / f"{c}{SUFFIX}").stat().st_mtime_ns for c in sorted(cases)}
+
+
+def find_label(folder: Path, image: Path) -> Path:
+    """The label file of an image: `<case>_label` or `<case>` with a TIFF or PNG ending.
+
+    Raises ImageError where there is none; an image is not its own label.
+    """
+    case = image.name.split(".")[0]
     for stem in (f"{case}_label", case):
         for ending in (".tiff", ".tif", ".png"):
-            if (folder / (stem + ending)).is_file():
-                return folder / (stem + ending)
+            path = folder / (stem + ending)
+            if path.is_file() and path != image:
+                return path
     raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
 
 
 def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str) -> None:
     raw = root / "raw" / DATASET
     target = raw / "labelsTr" / f"{case}{SUFFIX}"
-    if target.exists():  # written last: stands for a complete case
+    newest = max(image.stat().st_mtime_ns, label.stat().st_mtime_ns)
+    if target.exists() and target.stat().st_mtime_ns > newest:  # written last: a complete case
         return
     pixels = normalise_channels(read_image(image).pixels)  # (H, W, 3)
     instances = read_label(label)
@@ -110,8 +136,17 @@ def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str
         raise ImageError(f"{label}: holds no cell: leave the image out or label it")
     for channel in range(pixels.shape[-1]):
         _write_nifti(raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}", pixels[..., channel])
-    write_label(instances_file(root, case), instances)
+    _write_instances(instances_file(root, case), instances, label)
     _write_nifti(target, encode(instances, encoding))
+
+
+def _write_instances(path: Path, instances: np.ndarray, label: Path) -> None:
+    try:
+        write_label(path, instances)
+    except ImageError as error:  # no fault of this label: the disk
+        raise OSError(str(error)) from error
+    except ValueError as error:
+        raise ImageError(f"{label}: {error}: renumber its cells") from error
 
 
 def _write_nifti(path: Path, array: np.ndarray) -> None:
@@ -124,14 +159,14 @@ def _write_nifti(path: Path, array: np.ndarray) -> None:
     part.replace(path)
 
 
-def _dataset_json(cases: list[str], encoding: str) -> dict[str, Any]:
+def _dataset_json(cases: dict[str, int], encoding: str) -> dict[str, Any]:
     return {
         "channel_names": {"0": "R", "1": "G", "2": "B"},  # any such name: z-score per channel
         "labels": {name: index for index, name in enumerate(CLASSES)},
         "numTraining": len(cases),
         "file_ending": SUFFIX,
         "encoding": encoding,
-        "cases": cases,  # a set that changed is preprocessed anew
+        "cases": cases,  # with their versions: a set that changed is preprocessed anew
     }
 
 
@@ -139,16 +174,16 @@ def preprocess(root: Path, preset: str, processes: int) -> None:
     """nnU-Net's own fingerprint, plans and preprocessing, with the preset's network planned in,
     and the weight maps beside the labels.
 
-    The presets share one preprocessed folder. `<folder>.complete` stands for a preprocessing that
-    ended, with the data set it was made of; without it all is done anew.
+    The presets share one preprocessed folder. A file MARKER beside it stands for a preprocessing
+    that ended, with the data set it was made of; without it all is done anew.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
     use_folder(root)
     folder = root / "preprocessed" / DATASET
     content = (root / "raw" / DATASET / "dataset.json").read_text()
-    marker = folder / f"{CONFIGURATION}.complete"
-    fresh = marker.exists() and marker.read_text() == content
+    marker = folder / MARKER
+    fresh = is_complete(root)
     nnunet.extract_fingerprint_dataset(
         DATASET_ID, num_processes=processes, clean=not fresh, show_progress_bar=False
     )
@@ -163,6 +198,14 @@ def preprocess(root: Path, preset: str, processes: int) -> None:
     )
     store_weights(root, preset, processes)
     marker.write_text(content)
+
+
+def is_complete(root: Path) -> bool:
+    """Whether the preprocessed data set is whole and made of the raw data as they are now."""
+    marker = root / "preprocessed" / DATASET / MARKER
+    description = root / "raw" / DATASET / "dataset.json"
+    both = marker.exists() and description.exists()
+    return both and marker.read_text() == description.read_text()
 
 
 def store_weights(root: Path, preset: str, processes: int) -> None:
@@ -231,20 +274,28 @@ def nnunet_architecture(planned: dict[str, Any], arch: Architecture) -> dict[str
     return {**planned, "arch_kwargs": arguments}
 
 
-def write_folds(cases: Cases, folder: Path) -> None:
-    """Five seeded folds, stratified by modality and source; a group is never split over two."""
-    from sklearn.model_selection import StratifiedGroupKFold
+def write_folds(cases: Cases, root: Path) -> None:
+    """Five seeded folds, stratified by modality and source; a group is never split over two.
+
+    Where every stratum is smaller than the number of folds, folds are drawn without regard to
+    them; fewer groups than five make fewer folds. Raises ValueError for a single group.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     names = np.array(sorted(cases))
     strata = [cases[n]["modality"] + "/" + cases[n]["source"] for n in names]
     groups = [cases[n]["group"] for n in names]
-    splitter = StratifiedGroupKFold(
-        min(FOLDS, len(set(groups))), shuffle=True, random_state=FOLD_SEED
-    )
+    count = min(FOLDS, len(set(groups)))
+    if count < 2:
+        raise ValueError(f"{root}: all images are of one group: there is nothing to validate on")
+    kind = StratifiedGroupKFold if max(Counter(strata).values()) >= count else GroupKFold
+    splitter = kind(count, shuffle=True, random_state=FOLD_SEED)
     folds = [
         {"train": names[train].tolist(), "val": names[val].tolist()}
         for train, val in splitter.split(names, strata, groups)
     ]
+    folder = root / "preprocessed" / DATASET
+    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "splits_final.json", folds)
     _write_json(folder / "cases.json", cases)
 

@@ -8,46 +8,51 @@ from typing import Any
 
 import torch
 
-from reunet.training.jobs import FINAL, LATEST, results_folder
+from reunet.instances import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
+from reunet.training.jobs import BEST, FINAL, LATEST
 from reunet.training.presets import PRESETS
 from reunet.weights import save_bundle
 
-SCRIPTS = {
-    "baseline": "2_train_baseline.sh",
-    "weightmap": "3_finetune_weightmap.sh",
-    "retrain": "4_self_train.sh",
-}
 
-
-def export(root: Path, preset: str, stage: str, bundle: Path, meta: Path | None) -> tuple[str, ...]:
+def export(
+    folder: Path, preset: str, bundle: Path, best: bool, meta: Path | None
+) -> tuple[str, ...]:
     """Write the trained folds of a stage as a bundle.
 
-    root: the training's folder. meta: a `meta.csv` of the training data, for the card's sources
-    and licences. A fold that is still in training counts with its latest state. Returns the names
-    of the folds. Raises FileNotFoundError where there are none.
+    folder: the stage's results (`jobs.results_folder`). best: the checkpoint of the best instance
+    F1 instead of the last. meta: a `meta.csv` of the training data, for the card's sources and
+    licences. A fold that is still in training counts with its latest state. Returns the names of
+    the folds. Raises FileNotFoundError where there are none, ValueError for another meta.csv.
     """
-    folder = results_folder(root, preset, stage)
+    wanted = (BEST,) if best else (FINAL, LATEST)
     checkpoints = {
         fold.name.removeprefix("fold_"): path
         for fold in sorted(folder.glob("fold_*"))
-        if (path := _checkpoint(fold))
+        if (path := next((fold / name for name in wanted if (fold / name).exists()), None))
     }
     if not checkpoints:
         raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
     dataset_json = json.loads((folder / "dataset.json").read_text())
     chosen = PRESETS[preset]
+    stages = [s for fold, path in checkpoints.items() for s in history(path, fold)]
+    prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
         "name": f"reunet-{preset}",
         "input": "channels rescaled to 0..255 from percentiles 1 and 99, z-score per channel",
         "classes": list(dataset_json["labels"]),
         "encoding": dataset_json["encoding"],
         "decoder": "regrow",
+        "decoder_parameters": {
+            "min_seed_px": MIN_SEED[dataset_json["encoding"]],
+            "ring_outside_px": RING_OUTSIDE[dataset_json["encoding"]],
+            "min_cell_px": MIN_OBJECT,
+        },
         "tile": chosen.tile,
         "smallest": chosen.patch,
-        "stages": [s for fold, path in checkpoints.items() for s in history(path, fold)],
+        "stages": stages,
         "training_data": _sources(meta) if meta else [],
-        "training_command": f"sh train_scripts/{SCRIPTS[stage]} --preset {preset}",
-        "use": "research only: some sources of the training data are non-commercial or unlicensed",
+        "training_command": [prepare, *dict.fromkeys(s["command"] for s in stages)],
+        "use": "see the licences of training_data: some may allow research alone",
     }
     folds = {
         fold: unique_tensors(_load(path)["network_weights"]) for fold, path in checkpoints.items()
@@ -69,10 +74,6 @@ def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _checkpoint(fold: Path) -> Path | None:
-    return next((fold / name for name in (FINAL, LATEST) if (fold / name).exists()), None)
-
-
 def _load(path: Path) -> dict[str, Any]:
     # written by our own training on this machine; the pickled part is nnU-Net's log
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
@@ -90,6 +91,7 @@ def history(checkpoint: Path, fold: str) -> list[dict[str, Any]]:
     stage = {
         "name": job.get("stage", "baseline"),
         "fold": fold,
+        "command": command(job),
         "epochs": content["current_epoch"],
         "hours": round(sum(end - start for start, end in times) / 3600, 2),
         "final_train_loss": round(float(log["train_losses"][-1]), 4),
@@ -97,13 +99,27 @@ def history(checkpoint: Path, fold: str) -> list[dict[str, Any]]:
     return [*(history(earlier, fold) if earlier and earlier.exists() else []), stage]
 
 
+def command(job: dict[str, Any]) -> str:
+    """The command line of a job, as far as it decides what is learnt."""
+    stage = job.get("stage", "baseline")
+    options = [f"--preset {job.get('preset', 'compact')}"]
+    options += [f"--{name} {job[name]}" for name in ("hours", "epochs") if job.get(name)]
+    options += ["--weight-ce"] * bool(job.get("weight_ce"))
+    options += ["--unweighted"] * (stage == "weightmap" and not job.get("weight_dice"))
+    return f"python -m reunet.training {stage} {' '.join(options)}"
+
+
 def _sources(meta: Path) -> list[dict[str, Any]]:
     """Every source of the training part: images, modality and licence."""
     images: dict[tuple[str, str, str], int] = defaultdict(int)
     with meta.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["split"] == "train":
-                images[row["source"], row["modality"], row["licence"]] += 1
+            try:
+                about = row["source"], row["modality"], row["licence"]
+            except KeyError as error:
+                raise ValueError(f"{meta}: has no column {error}: needed for the card") from error
+            if row.get("split", "train") == "train":
+                images[about] += 1
     return [
         {"source": source, "modality": modality, "images": count, "licence": licence}
         for (source, modality, licence), count in sorted(images.items())

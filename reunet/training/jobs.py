@@ -5,9 +5,12 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reunet.training.dataset import CONFIGURATION, DATASET, plans_name, use_folder
+from reunet.training.dataset import CONFIGURATION, DATASET, is_complete, plans_name, use_folder
+from reunet.training.presets import PRESETS
 
 TRAINER = "nnUNetTrainerReUNet"
+IDENTITY = ("start", "weight_dice", "weight_ce")  # what must not change when a job goes on
+BEST = "checkpoint_best.pth"
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
@@ -16,9 +19,9 @@ class Job:
     """A training, as it travels in nnU-Net's plans.
 
     stage: see `presets.STAGES`. start: checkpoint whose weights are taken over, `{fold}` standing
-    for the fold (None: He-normal). hours: wall-clock time after which the training ends, the
-    learning rate at zero. epochs, iterations_per_epoch: instead of the preset's. f1_every: epochs
-    between two looks at the instance F1.
+    for the fold (None: He-normal). hours: time in epochs after which the training ends, the
+    learning rate at zero (schedules without halving). epochs, iterations_per_epoch: instead of
+    the preset's. f1_every: epochs between two looks at the instance F1.
     """
 
     preset: str
@@ -46,19 +49,17 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     """Train one fold, from where an interrupted run stopped. Returns the fold's folder.
 
     Nothing is done where the final checkpoint stands. num_gpus > 1 is nnU-Net's DDP.
-    Raises FileNotFoundError where the data set was not prepared or `job.start` does not exist.
+    Raises FileNotFoundError where something has to be done first, and ValueError for a job that
+    cannot be done or is not the one whose results lie there.
     """
     use_folder(root)
-    folder = root / "preprocessed" / DATASET
-    prepared = folder / f"{plans_name(job.preset)}.json"
-    if not prepared.exists():
-        raise FileNotFoundError(f"{prepared}: run 1_prepare_data.sh with this preset first")
-    if job.start and not Path(job.start.format(fold=fold)).exists():
-        raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
     output = results_folder(root, job.preset, job.stage) / f"fold_{fold}"
+    check(root, job, fold, num_gpus, device)
+    check_same(output, job, root)
     if (output / FINAL).exists():
         return output
-    plans = json.loads(prepared.read_text())
+    folder = root / "preprocessed" / DATASET
+    plans = json.loads((folder / f"{plans_name(job.preset)}.json").read_text())
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
     (folder / f"{job.plans_name}.json").write_text(json.dumps(plans, indent=1))
     if num_gpus > 1:
@@ -66,6 +67,46 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     else:
         train_here(plans, fold, device, output)
     return output
+
+
+def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> None:
+    """Whether a job can be done. Raises FileNotFoundError or ValueError, see `train`."""
+    folder = root / "preprocessed" / DATASET
+    preset = PRESETS[job.preset]
+    if not (folder / f"{plans_name(job.preset)}.json").exists() or not is_complete(root):
+        raise FileNotFoundError(
+            f"{folder}: not ready for preset {job.preset}: run 1_prepare_data.sh with it first"
+        )
+    if job.start and not Path(job.start.format(fold=fold)).exists():
+        raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
+    folds = len(json.loads((folder / "splits_final.json").read_text()))
+    if fold != "all" and not (isinstance(fold, int) and 0 <= fold < folds):
+        raise ValueError(f"fold {fold} does not exist: choose from 0 to {folds - 1}, or all")
+    if job.hours and preset.schedule(job.stage).halve_every:
+        raise ValueError(
+            f"preset {job.preset} halves its rate by epochs: use --epochs, not --hours"
+        )
+    if num_gpus > 1 and (job.hours or device != "cuda" or num_gpus > preset.batch):
+        raise ValueError(
+            f"several GPUs need --device cuda, --epochs instead of --hours, and at most "
+            f"{preset.batch} of them, the batch size of preset {job.preset}"
+        )
+
+
+def check_same(output: Path, job: Job, root: Path) -> None:
+    """Whether results that lie there are this job's. Raises ValueError where they are not."""
+    if not any((output / name).exists() for name in (FINAL, LATEST)):
+        return
+    way_out = "name another --root or take them away"
+    there = json.loads((output.parent / "plans.json").read_text())["reunet"]
+    if differing := [name for name in IDENTITY if there[name] != asdict(job)[name]]:
+        raise ValueError(
+            f"{output}: results of another {', '.join(differing)} lie there: {way_out}"
+        )
+    cases = json.loads((output.parent / "dataset.json").read_text())["cases"]
+    now = json.loads((root / "preprocessed" / DATASET / "dataset.json").read_text())["cases"]
+    if cases != now:
+        raise ValueError(f"{output}: results of another state of the data lie there: {way_out}")
 
 
 def train_here(plans: dict[str, object], fold: int | str, device: str, output: Path) -> None:
@@ -79,6 +120,7 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
     )
     plans = {**plans, "continue_training": (output / LATEST).exists()}
     trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
+    torch.backends.cudnn.benchmark = True
     trainer.initialize()
     if (output / LATEST).exists():
         trainer.load_checkpoint(str(output / LATEST))

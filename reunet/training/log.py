@@ -2,6 +2,10 @@
 
 import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 F1 = "f1_mean of modalities"  # the figure that the best checkpoint is chosen by
 Row = dict[str, float]
@@ -41,6 +45,14 @@ class TrainingLog:
     def _draw(self, rows: list[Row]) -> None:
         import matplotlib.pyplot as plt
 
+        with plt.style.context("default"):  # nnU-Net's plot leaves huge fonts behind
+            figure = self._figure(rows)
+        figure.savefig(self.plot, dpi=90, bbox_inches="tight")
+        plt.close(figure)
+
+    def _figure(self, rows: list[Row]) -> "Figure":
+        import matplotlib.pyplot as plt
+
         figure, (losses, scores) = plt.subplots(2, 1, figsize=(8, 8), sharex=True)
         for name in ("train_loss", "val_loss"):
             losses.plot([row["epoch"] for row in rows], [row[name] for row in rows], label=name)
@@ -56,5 +68,4 @@ class TrainingLog:
             axes.grid(alpha=0.3)
             if axes.lines:
                 axes.legend()
-        figure.savefig(self.plot, dpi=90, bbox_inches="tight")
-        plt.close(figure)
+        return figure

@@ -27,7 +27,8 @@ class Preset:
 
     patch: px edge of a training patch. tile: px edge of the sliding window at inference. zoom:
     range of the factor by which objects are enlarged in augmentation (None: nnU-Net's own
-    augmentation untouched). retraining: schedule of weight-map fine-tuning and of each round of
+    augmentation untouched). balanced: draw cases evenly over modalities and sources instead of as
+    nnU-Net does. retraining: schedule of weight-map fine-tuning and of each round of
     self-training.
     """
 
@@ -41,6 +42,7 @@ class Preset:
     retraining: Schedule
     iterations_per_epoch: int = ITERATIONS_PER_EPOCH
     zoom: tuple[float, float] | None = None
+    balanced: bool = False
 
     def schedule(self, stage: str) -> Schedule:
         """The schedule of a stage in STAGES."""
@@ -65,6 +67,6 @@ PRESETS = {
     "compact": Preset(
         COMPACT, patch=320, tile=512, batch=4, optimiser="adamw", weight_decay=1e-2,
         baseline=Schedule(100, 1e-3), retraining=Schedule(40, 3e-4),
-        iterations_per_epoch=100, zoom=(0.5, 2.0),
+        iterations_per_epoch=100, zoom=(0.5, 2.0), balanced=True,
     ),
 }  # fmt: skip

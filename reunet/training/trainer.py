@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -63,6 +64,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     # -- network, loss, optimiser
 
     def initialize(self) -> None:
+        """Build all, and take over the weights that the job starts from."""
         super().initialize()
         if self.job["start"]:
             self.start_from(Path(self.job["start"].format(fold=self.fold)))
@@ -97,6 +99,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return supervised  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, "LearningRate"]:
+        """SGD with Nesterov momentum as in the paper, or AdamW, as the preset says."""
         parameters = self.network.parameters()
         if self.preset.optimiser == "adamw":
             optimiser: torch.optim.Optimizer = torch.optim.AdamW(
@@ -111,6 +114,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     # -- data
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """The fold's two data sets; also sets up the judge of the instance F1."""
         train, val = super().get_tr_and_val_datasets()
         base = Path(self.preprocessed_dataset_folder_base)
         cases = read_cases(base)
@@ -124,11 +128,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.dataset_json["encoding"],
             Tiling(preset.tile, preset.patch, divisor, mirror=False, device=self.device),
         )
-        train.identifiers = balanced(train.identifiers, cases)
-        val.identifiers = balanced(val.identifiers, cases)
+        if self.preset.balanced:
+            train.identifiers = balanced(train.identifiers, cases)
+            val.identifiers = balanced(val.identifiers, cases)
         return train, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
+        """nnU-Net's, with a crop large enough for the widest zoom."""
         rotation, dummy, initial, mirror = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -138,18 +144,21 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return rotation, dummy, initial, mirror
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's augmentation with the preset's zoom and the weights carried along."""
         pipeline = super().get_training_transforms(*args, **kwargs)
         if self.preset.zoom:
             widen_zoom(pipeline, self.preset.zoom)
         return with_weights(pipeline, self.job["weight_dice"] or self.job["weight_ce"])
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's, the weights left out."""
         pipeline = super().get_validation_transforms(*args, **kwargs)
         return with_weights(pipeline, weighted=False)  # a loss that all stages can be compared by
 
     # -- the loop
 
     def on_train_start(self) -> None:
+        """Say what will be done and how long it will take, before it is done."""
         super().on_train_start()
         left = self.num_epochs - self.current_epoch
         seconds = self.seconds_per_iteration() * self.num_iterations_per_epoch
@@ -165,11 +174,16 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """Time of a forward and a backward pass with its data; nothing is learnt from them."""
         self.network.train()
         seconds = []
+        on_gpu = self.device.type == "cuda"
         for _ in range(1 + TIMED_ITERATIONS):  # the first compiles
             started = perf_counter()
             batch = next(self.dataloader_train)
             targets = [target.to(self.device) for target in batch["target"]]
-            self.loss(self.network(batch["data"].to(self.device)), targets).backward()
+            with torch.autocast("cuda") if on_gpu else nullcontext():  # as in nnU-Net's step
+                loss = self.loss(self.network(batch["data"].to(self.device)), targets)
+            loss.backward()
+            if on_gpu:
+                torch.cuda.synchronize()
             seconds.append(perf_counter() - started)
         self.optimizer.zero_grad(set_to_none=True)
         return float(np.median(seconds[1:]))
@@ -193,16 +207,19 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One iteration, at the learning rate of the moment."""
         if self.schedule.halve_every is None:  # a cosine moves with each iteration
             self.lr_scheduler.step(self.current_epoch)
         self.iteration += 1
         return super().train_step(batch)  # type: ignore[no-any-return]
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Close the epoch's count of iterations."""
         super().on_train_epoch_end(train_outputs)
         self.iteration = 0
 
     def on_epoch_end(self) -> None:
+        """Log, judge, keep a checkpoint, and end when the time is over."""
         if self.local_rank == 0:
             self.note_epoch()
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
@@ -214,7 +231,10 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """Note the epoch's figures; every few epochs the instance F1, by which the best
         checkpoint is chosen."""
         every = self.job["f1_every"]
-        due = self.current_epoch % every == every - 1 or self.current_epoch == self.num_epochs - 1
+        last = self.current_epoch == self.num_epochs - 1
+        if self.hours is not None:
+            last = last or self.elapsed() >= self.hours * 3600
+        due = last or self.current_epoch % every == every - 1
         scores = self.instance_f1() if due else {}
         figures = {
             "epoch": self.current_epoch,
@@ -227,6 +247,16 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
         self.print_to_log_file(json.dumps({k: round(float(v), 5) for k, v in figures.items()}))
 
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint in one step: an interruption leaves the one before it whole."""
+        part = Path(f"{filename}.part")
+        super().save_checkpoint(str(part))
+        if part.exists():
+            part.replace(filename)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Left out: nnU-Net would compute the pixel Dice; `instance_f1` judges our folds."""
+
     def instance_f1(self) -> dict[str, float]:
         """Mean F1 of the validation cases, by modality and over modalities."""
         network = self.plain_network().eval()
@@ -236,6 +266,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return scores
 
     def run_training(self) -> None:
+        """nnU-Net's loop, which the clock may end."""
         try:
             super().run_training()
         except TimeIsUp:
