@@ -1,6 +1,6 @@
 """The README's picture: an image of each modality and the outlines of the cells found in it.
 
-    python benchmarks/gallery.py OUT.png IMAGE [IMAGE ...] [--weights BUNDLE] [--edge 320]
+    python benchmarks/gallery.py OUT.jpg IMAGE [IMAGE ...] [--weights BUNDLE] [--edge 256]
 
 Every image is shown from its centre, `edge` px wide and high (a smaller one enlarged by a whole
 factor), above the same with outlines.
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--edge", type=int, default=320)
+    parser.add_argument("--edge", type=int, default=256)
     options = parser.parse_args()
     model = load_model(options.weights)
     columns = []
@@ -42,7 +42,7 @@ def main() -> None:
             )
         )
     spaced = [part for c in columns for part in (c, gap(c.shape[0], GAP))][:-1]
-    Image.fromarray(np.hstack(spaced)).save(options.out, optimize=True)
+    Image.fromarray(np.hstack(spaced)).save(options.out, quality=90)
 
 
 def square(image: np.ndarray, edge: int) -> np.ndarray:
