@@ -17,7 +17,7 @@ for encoding in paper thin; do
             [ "$weighting" = weighted ] || flag=--unweighted
             rm -rf "$root/results" "$work/results_$name"
             "$python" -m reunet.training weightmap --root "$root" --folds all --start "$start" --hours "$hours" $flag
-            "$python" -m reunet.training export "$work/part" --root "$root" --stage weightmap
+            "$python" -m reunet.training export "$work/part" --root "$root" --stage weightmap --meta "$data/meta.csv"
             mv "$root/results" "$work/results_$name"
             mv "$work/part" "$work/$name" # last: stands for a trained network
         fi

@@ -13,6 +13,11 @@ from reunet.training.jobs import BEST, FINAL, LATEST
 from reunet.training.presets import PRESETS
 from reunet.weights import save_bundle
 
+PERMISSIVE = (
+    "CC0-1.0", "MIT", "MIT (repository)", "Apache-2.0 (repository)", "BSD-style",
+    "BSD-3-Clause (repository); images CC0",
+)  # fmt: skip
+
 
 def export(
     folder: Path, preset: str, bundle: Path, best: bool, meta: Path | None
@@ -34,6 +39,7 @@ def export(
         raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
     dataset_json = json.loads((folder / "dataset.json").read_text())
     chosen = PRESETS[preset]
+    sources = _sources(meta) if meta else []
     stages = [s for fold, path in checkpoints.items() for s in history(path, fold)]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
@@ -50,9 +56,9 @@ def export(
         "tile": chosen.tile,
         "smallest": chosen.patch,
         "stages": stages,
-        "training_data": _sources(meta) if meta else [],
+        "training_data": sources,
         "training_command": [prepare, *dict.fromkeys(s["command"] for s in stages)],
-        "use": "see the licences of training_data: some may allow research alone",
+        "use": permitted_use(sources),
     }
     folds = {
         fold: unique_tensors(_load(path)["network_weights"]) for fold, path in checkpoints.items()
@@ -107,6 +113,16 @@ def command(job: dict[str, Any]) -> str:
     options += ["--weight-ce"] * bool(job.get("weight_ce"))
     options += ["--unweighted"] * (stage == "weightmap" and not job.get("weight_dice"))
     return f"python -m reunet.training {stage} {' '.join(options)}"
+
+
+def permitted_use(sources: list[dict[str, Any]]) -> str:
+    """What the licences of the training data leave open, for the card."""
+    if not sources:
+        return "unknown: the card does not name the training data"
+    closed = [s["source"] for s in sources if s["licence"] not in PERMISSIVE]
+    if not closed:
+        return "free: all training data are permissively licensed"
+    return f"research only: not permissively licensed are {', '.join(closed)}"
 
 
 def _sources(meta: Path) -> list[dict[str, Any]]:
