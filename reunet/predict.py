@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reunet.normalise import z_score
-from reunet.tiles import STEP, centred_padding, content_box, gaussian_importance, tile_windows
+from reunet.tiles import centred_padding, content_box, gaussian_importance, tile_windows
 
 Network = Callable[[Tensor], Tensor]
 
@@ -31,7 +31,6 @@ class Tiling:
     tile: int  # px, edge of a tile; a multiple of divisor
     smallest: int  # px, shortest edge an image is padded to: the training patch
     divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
-    step: float = STEP  # of a tile
     mirror: bool = True  # average over the four mirror images
     parity: bool = False  # nnU-Net to the bit: full tiles only, sums in half precision
     device: torch.device = CPU  # of the networks, the image and the sums
@@ -107,7 +106,7 @@ def _slide(data: Tensor, tile: tuple[int, int], network: Network, tiling: Tiling
     weight = torch.from_numpy(importance).to(tiling.device)  # (h, w)
     logits = torch.zeros((CLASSES, *shape), dtype=precision, device=tiling.device)
     weights = torch.zeros(shape, dtype=precision, device=tiling.device)
-    for rows, columns in tile_windows(shape, tile, tiling.step):
+    for rows, columns in tile_windows(shape, tile):
         piece = data[None, :, rows, columns].contiguous()  # (1, 3, h, w)
         # Multiplied in float32 and rounded when added: nnU-Net's order, which parity relies on.
         logits[:, rows, columns] += _mirrored(network, piece, tiling.mirror)[0] * weight

@@ -20,8 +20,8 @@ class Job:
 
     stage: see `presets.STAGES`. start: checkpoint whose weights are taken over, `{fold}` standing
     for the fold (None: He-normal). hours: time in epochs after which the training ends, the
-    learning rate at zero (schedules without halving). epochs, iterations_per_epoch: instead of
-    the preset's. f1_every: epochs between two looks at the instance F1.
+    learning rate at zero (schedules without halving). epochs: instead of the
+    preset's. f1_every: epochs between two looks at the instance F1.
     """
 
     preset: str
@@ -29,7 +29,6 @@ class Job:
     start: str | None = None
     hours: float | None = None
     epochs: int | None = None
-    iterations_per_epoch: int | None = None
     weight_dice: bool = False
     weight_ce: bool = False
     f1_every: int = 5

@@ -53,9 +53,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.num_epochs = self.job["epochs"] or self.schedule.epochs
         if self.hours and not self.job["epochs"]:
             self.num_epochs = 10**6  # the clock ends it
-        self.num_iterations_per_epoch = (
-            self.job["iterations_per_epoch"] or self.preset.iterations_per_epoch
-        )
+        self.num_iterations_per_epoch = self.preset.iterations_per_epoch
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.save_every = 1
         self.iteration = 0  # within the epoch
