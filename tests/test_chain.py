@@ -113,9 +113,11 @@ def test_fine_tuning_starts_from_all_weights_of_the_baseline(chain: Chain) -> No
     untrained = float(chain.log("baseline")[0]["val_loss"])
     assert first < untrained  # heads that start anew would be worse than one epoch of baseline
     for name, tensor in tuned["network_weights"].items():
+        if tensor.ndim < 2:  # a bias before an instance norm has no effect: it wanders
+            continue
         before = baseline["network_weights"][name]
-        change = (tensor - before).norm() / before.norm().clamp_min(1e-6)
-        assert change < 0.9, name
+        alike = torch.cosine_similarity(tensor.flatten(), before.flatten(), dim=0)
+        assert alike > 0.8, name  # of kernels drawn anew: within 0.1 of 0
 
 
 def test_stored_weights_are_the_weight_map(chain: Chain) -> None:

@@ -99,8 +99,9 @@ def prepare(
 
 @main.command()
 @training_options
+@click.option("--start", help="Checkpoint to start from, {fold} its fold.  [default: none]")
 def baseline(**options: Any) -> None:
-    """Train the folds from scratch; each goes on where it was interrupted."""
+    """Train the folds; each goes on where it was interrupted."""
     run("baseline", **options)
 
 

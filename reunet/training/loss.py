@@ -30,6 +30,7 @@ class WeightedDiceCE(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits: (N, C, H, W). target: (N, 1, H, W), classes alone and then nothing is weighted,
         or (N, 2, H, W), classes and weights. Returns a scalar."""
+        logits = logits.float()  # half precision is for the network, not for sums over pixels
         classes, weights = target[:, :1].long(), target[:, 1:]
         weighted = weights.shape[1] > 0
         dice = self.dice(

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -26,6 +26,8 @@ MOMENTUM = 0.99
 WARM_UP = 0.03  # share of a cosine training
 VALIDATION_ITERATIONS = 10
 TIMED_ITERATIONS = 3
+# without these instructions bfloat16 is emulated, slower than float32
+BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's naming of trainers
@@ -80,7 +82,10 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def _do_i_compile(self) -> bool:
-        # nnU-Net never compiles on CPUs; measured here it makes a step 1.3 to 1.4 times faster
+        # nnU-Net never compiles on CPUs; measured here it makes a step 1.3 to 1.4 times faster,
+        # which bfloat16 alone does better
+        if self.device.type == "cpu" and BF16_CPU:
+            return False
         if self.device.type == "cpu":
             wanted = os.environ.get("nnUNet_compile", "t").lower() in ("t", "true", "1")
             return wanted and shutil.which("g++") is not None
@@ -172,19 +177,26 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """Time of a forward and a backward pass with its data; nothing is learnt from them."""
         self.network.train()
         seconds = []
-        on_gpu = self.device.type == "cuda"
         for _ in range(1 + TIMED_ITERATIONS):  # the first compiles
             started = perf_counter()
             batch = next(self.dataloader_train)
             targets = [target.to(self.device) for target in batch["target"]]
-            with torch.autocast("cuda") if on_gpu else nullcontext():  # as in nnU-Net's step
+            with self.autocast():
                 loss = self.loss(self.network(batch["data"].to(self.device)), targets)
             loss.backward()
-            if on_gpu:
+            if self.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(perf_counter() - started)
         self.optimizer.zero_grad(set_to_none=True)
         return float(np.median(seconds[1:]))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Half precision where the device has it: nnU-Net's on GPUs, bfloat16 on new CPUs."""
+        if self.device.type == "cuda":
+            return torch.autocast("cuda")
+        if self.device.type == "cpu" and BF16_CPU:
+            return torch.autocast("cpu", torch.bfloat16)
+        return nullcontext()
 
     def progress(self) -> float:
         """Share of the training that is over, 0..1."""
@@ -209,7 +221,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         if self.schedule.halve_every is None:  # a cosine moves with each iteration
             self.lr_scheduler.step(self.current_epoch)
         self.iteration += 1
-        return super().train_step(batch)  # type: ignore[no-any-return]
+        with self.autocast():  # nnU-Net leaves it out on CPUs
+            return super().train_step(batch)  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's, in the precision of the training."""
+        with self.autocast():
+            return super().validation_step(batch)  # type: ignore[no-any-return]
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Close the epoch's count of iterations."""
