@@ -4,7 +4,7 @@
 >>> labels = segment("image.png", load_model())
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ __all__ = ["Model", "load_model", "segment"]
 def __getattr__(name: str) -> Any:
     """Import the front door when it is first used: `reunet --version` does not wait for torch."""
     if name == "__version__":
+        from importlib import metadata  # takes longer than all of this file
+
         return metadata.version("reunet")
     if name in __all__:
         return getattr(import_module("reunet.pipeline"), name)

@@ -1,38 +1,16 @@
-"""The U-Net of paper §2.3, built from a small description.
+"""The U-Net of paper §2.3 in PyTorch, built from a small description: for training and for GPUs.
 
-Parameters carry the names that nnU-Net gives them, so that trained weights move between the two
-without renaming. Legend: N images, C channels, H, W pixels.
+`openvino_backend` builds the same network for CPUs. Legend: N images, C channels, H, W pixels.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-NORM_EPS = 1e-5
-LEAK = 0.01
-DROPOUT = 0.1  # reading: the paper draws dropout layers but names no rate
+from reunet.architecture import COMPACT, LEAK, NORM_EPS, PAPER, Architecture
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """What it takes to build the network: one entry of `features` a stage, finest first."""
-
-    features: tuple[int, ...]
-    dropout: float = DROPOUT
-    convs_per_block: int = 2
-    in_channels: int = 3
-    classes: int = 3
-
-    @property
-    def divisor(self) -> int:
-        """Heights and widths that the network takes are multiples of this many pixels."""
-        return int(2 ** (len(self.features) - 1))
-
-
-PAPER = Architecture(features=(32, 64, 128, 256, 480, 480, 480, 480, 480))  # 52 564 152 parameters
-COMPACT = Architecture(features=(16, 32, 64, 128, 256, 256), dropout=0.0)  # 5 160 127 parameters
+__all__ = ["COMPACT", "PAPER", "Architecture", "UNet", "build"]
 
 
 class ConvNormAct(nn.Module):

@@ -3,10 +3,26 @@
 Legend: H, W pixels; C = 3 channels.
 """
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 
-LOW_PERCENTILE, HIGH_PERCENTILE = 1, 99  # of a channel's non-zero pixels, the challenge's script
+from reunet.percentiles import PercentileSearch
+from reunet.tiles import Window
+
+PERCENTILES = 1, 99  # of a channel's non-zero pixels, the challenge's script
+CHANNELS = 3
+COUNTED_AT_ONCE = 2**18  # px; numpy widens what it counts to 8 bytes a pixel
 FLAT_RANGE = 1e-3  # a channel whose percentiles lie closer than this holds no contrast to stretch
+
+
+class Stretch(NamedTuple):
+    """The values of a channel that become 0 and 255; of one without contrast, all but equal."""
+
+    low: float
+    high: float
 
 
 def normalise_channels(pixels: np.ndarray) -> np.ndarray:
@@ -18,26 +34,51 @@ def normalise_channels(pixels: np.ndarray) -> np.ndarray:
     An empty channel stays empty. A constant channel keeps its value where 0..255 can hold it and
     is clipped otherwise, so 16-bit input never wraps around.
     """
-    return np.stack([_normalise_channel(pixels[..., c]) for c in range(pixels.shape[-1])], axis=-1)
+    if pixels.dtype.itemsize > 8:
+        pixels = pixels.astype(np.float64)  # extended precision
+    return stretch_channels(pixels, find_stretches(lambda: [pixels]))
 
 
-def _normalise_channel(channel: np.ndarray) -> np.ndarray:
-    values = channel[channel != 0]
-    if values.size == 0:
-        return np.zeros(channel.shape, np.uint8)
-    low, high = np.percentile(values, (LOW_PERCENTILE, HIGH_PERCENTILE))
-    if high - low <= FLAT_RANGE:
-        clipped: np.ndarray = np.clip(channel, 0, 255)
-        return clipped.astype(np.uint8)
-    if channel.dtype == np.uint8:
-        levels = np.arange(256, dtype=np.float64)  # 256 values: look the answer up, pixel by pixel
-        looked_up: np.ndarray = _stretch(levels, low, high)[channel]
-        return looked_up
-    return _stretch(channel.astype(np.float64), low, high)
+def find_stretches(bands: Callable[[], Iterable[np.ndarray]]) -> list[Stretch]:
+    """The stretch of every channel of an image, which need not be in memory as a whole.
+
+    bands: gives the image anew in bands of rows, each (rows, W, 3) of one real dtype, finite. It is
+    called once for values of 8 and 16 bits, twice for 32 and four times for 64.
+    """
+    searches: list[PercentileSearch] = []
+    while not searches or searches[0].unknown:
+        for band in bands():
+            if not searches:
+                searches = [PercentileSearch(band.dtype, PERCENTILES) for _ in range(CHANNELS)]
+            for c, search in enumerate(searches):
+                channel = band[..., c]
+                search.count(channel[channel != 0])
+        for search in searches:
+            search.refine()
+    return [Stretch(*(search.values() or (0, 0))) for search in searches]
+
+
+def stretch_channels(pixels: np.ndarray, stretches: Sequence[Stretch]) -> np.ndarray:
+    """Stretch an image or a band of it. (H, W, 3) of any real dtype to (H, W, 3) uint8."""
+    stretched = np.empty(pixels.shape, np.uint8)
+    for c, stretch in enumerate(stretches):
+        stretched[..., c] = _stretch(pixels[..., c], *stretch)
+    return stretched
 
 
 def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    scaled: np.ndarray = (np.clip(values, low, high) - low) / (high - low) * 255
+    size = values.dtype.itemsize
+    if values.dtype.kind in "iu" and 2 ** (8 * size) < values.size:
+        # Fewer possible values than pixels: look the answers up.
+        every = np.arange(2 ** (8 * size)).astype(f"u{size}")
+        return np.take(_stretch(every.view(values.dtype), low, high), values.view(every.dtype))
+    # The challenge's integers: 0.001. Floats may be small as a whole, such as shares of a sum.
+    if high - low <= FLAT_RANGE * min(1, max(abs(low), abs(high))):
+        clipped: np.ndarray = np.clip(values, 0, 255)
+        return clipped.astype(np.uint8)
+    if high - low == np.inf:  # the range of all doubles is none
+        return _stretch(values / 2, low / 2, high / 2)
+    scaled: np.ndarray = (np.clip(values.astype(np.float64), low, high) - low) / (high - low) * 255
     return scaled.astype(np.uint8)  # truncates, as scikit-image's rescale_intensity does
 
 
@@ -59,3 +100,52 @@ def _z_score_channel(channel: np.ndarray) -> np.ndarray:
     values -= mean
     values /= max(std, np.float32(1e-8))
     return values
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of every channel, (3,) float32 each: what z-scores a tile."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def scaling_of(image: np.ndarray, box: Window) -> Scaling:
+    """Scaling of the pixels within the content box. image: (H, W, 3) uint8."""
+    return scaling_from(histogram(image[box]))
+
+
+def histogram(pixels: np.ndarray) -> np.ndarray:
+    """How often each value occurs. pixels: (h, w, 3) uint8. Returns (3, 256) int64.
+
+    Histograms of parts add up to that of the whole, so a slide need not be held in memory.
+    """
+    counts = np.zeros((3, 256), np.int64)
+    rows = max(1, COUNTED_AT_ONCE // max(1, pixels.shape[1]))
+    for top in range(0, len(pixels), rows):
+        for c in range(3):
+            counts[c] += np.bincount(pixels[top : top + rows, :, c].ravel(), minlength=256)
+    return counts
+
+
+def scaling_from(histograms: np.ndarray) -> Scaling:
+    """Exact mean and standard deviation of the channels. histograms: (3, 256) int64."""
+    values = np.arange(256.0)
+    counts = histograms.sum(axis=1, keepdims=True)
+    mean = (histograms * values).sum(axis=1, keepdims=True) / counts
+    variance = (histograms * np.square(values - mean)).sum(axis=1) / counts[:, 0]
+    return Scaling(mean[:, 0].astype(np.float32), np.sqrt(variance).astype(np.float32))
+
+
+def z_score_pixels(pixels: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """Part of an image, z-scored by the scaling of the whole.
+
+    pixels: (h, w, 3) uint8. Returns (3, h, w) float32. A constant channel becomes zero.
+    """
+    constant = scaling.std == 0
+    factor = np.where(constant, 0, 1 / np.where(constant, 1, scaling.std)).astype(np.float32)
+    scaled = np.empty((3, *pixels.shape[:2]), np.float32)
+    for c in range(3):
+        np.subtract(pixels[..., c], scaling.mean[c], out=scaled[c])
+        scaled[c] *= factor[c]
+    return scaled

@@ -5,23 +5,25 @@
 >>> labels = segment("image.png", model)  # (H, W) int32, 0 background, cells 1..N
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from reunet.folds import Fold, Gpu, GpuFold, line, warn
 from reunet.images import Picture, as_picture, read_image
-from reunet.instances import decode
-from reunet.network import UNet
 from reunet.normalise import normalise_channels
-from reunet.predict import Tiling, predict_logits
-from reunet.weights import Bundle, WeightsError, load_networks, open_bundle
+from reunet.predict import Network, Tiling, classify
+from reunet.tiles import STEP
+from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DEFAULT_BUNDLE = "compact"
+DEFAULT_BUNDLE, GPU_BUNDLE = "compact", "paper"
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux, Windows' Linux, AMD's: all "cuda"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,24 @@ class Model:
     """A bundle's networks on their device."""
 
     bundle: Bundle
-    networks: tuple[UNet, ...]
-    device: torch.device
+    networks: tuple[Network, ...]  # one a fold; each is loaded when it is first called
+    folds: tuple[str, ...]
+    device: str  # cpu, cuda or mps
+    batch: int = 1  # mirror images of tiles that it takes at once
+    step: float = STEP  # distance of its tiles, as a share of one
+
+    def tiling(self, tta: bool = True) -> Tiling:
+        """How `predict` cuts images for this model. tta: average over the mirror images."""
+        bundle = self.bundle
+        return Tiling(
+            bundle.tile,
+            bundle.smallest,
+            bundle.architecture.divisor,
+            mirror=tta,
+            step=self.step,
+            batch=self.batch,
+            skip=True,
+        )
 
 
 def load_model(
@@ -38,18 +56,34 @@ def load_model(
 ) -> Model:
     """Load a weight bundle.
 
-    weights: folder of a bundle (None: the one that comes with reunet). device: auto, cpu, cuda or
-    mps; auto takes the fastest there is. folds: names of the folds to average (None: all).
-    Raises WeightsError, or ValueError for a device that this machine lacks.
+    weights: folder of a bundle (None: the one that comes with reunet and suits the device).
+    device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
+    average (None: all). The first fold is loaded at once, the others when they are first used.
+    Raises WeightsError, or ValueError for a device that this machine lacks or that fails; where
+    auto chose it, a warning is given and the CPU takes over, here and later on.
     """
     chosen = choose_device(device)
-    bundle = open_bundle(Path(weights) if weights else default_weights())
-    networks = load_networks(bundle, folds)
+    bundle = open_bundle(Path(weights) if weights else default_weights(chosen))
+    names = choose_folds(bundle, folds)
+    if chosen == "cpu":
+        on_cpu = tuple(Fold(bundle, name) for name in names)
+        on_cpu[0].load()
+        return Model(bundle, on_cpu, names, chosen)
     try:
-        return Model(bundle, tuple(network.to(chosen) for network in networks), chosen)
+        return _on_gpu(bundle, names, chosen)
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[:200]
-        raise ValueError(f"device {chosen.type} fails ({cause}): use --device cpu") from error
+        cause = f"device {chosen} fails ({line(error)})"
+        if device != "auto":
+            raise ValueError(f"{cause}: use --device cpu") from error
+        warn(f"{cause}: going on on the CPU")
+    return load_model(weights, "cpu", folds)
+
+
+def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
+    gpu = Gpu(device)
+    networks = tuple(GpuFold(bundle, name, gpu) for name in names)
+    networks[0].load()
+    return Model(bundle, networks, names, device, gpu.batch_size(bundle, len(names)))
 
 
 def segment(
@@ -70,40 +104,67 @@ def segment(
     elif isinstance(image, np.ndarray):
         image = as_picture(image)
     classes = predict_classes(image, model, tta=tta)
+    from reunet.instances import decode  # not needed before the first tile
+
     return decode(classes, decoder or model.bundle.decoder, model.bundle.encoding)
 
 
 def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
     """Most probable class of every pixel. Returns (H, W) uint8: background, interior, boundary."""
-    bundle = model.bundle
-    tiling = Tiling(
-        bundle.tile,
-        bundle.smallest,
-        bundle.architecture.divisor,
-        mirror=tta,
-        device=model.device,
-    )
-    logits = predict_logits(normalise_channels(picture.pixels), model.networks, tiling)
-    classes: np.ndarray = logits.argmax(axis=0).astype(np.uint8)
-    return classes
+    return classify(normalise_channels(picture.pixels), model.networks, model.tiling(tta))
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of a name in DEVICES. Raises ValueError where this machine lacks it."""
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if name == "auto":
-        name = next(n for n in ("cuda", "mps", "cpu") if found[n])
-    if name not in found:
+def choose_device(name: str) -> str:
+    """The device of a name in DEVICES: cpu, cuda or mps.
+
+    PyTorch, which knows for sure, is only asked where there is a driver: to import it takes longer
+    than to segment a small image. Raises ValueError where this machine lacks the device.
+    """
+    if name not in DEVICES:
         raise ValueError(f"device {name!r} does not exist: choose from {', '.join(DEVICES)}")
-    if not found[name]:
+    if name == "cpu":
+        return name
+    found = _gpus()
+    if name == "auto":
+        return next(iter(found), "cpu")
+    if name not in found:
         raise ValueError(f"device {name} is not available on this machine: use --device auto")
-    return torch.device(name)
+    return name
 
 
-def default_weights() -> Path:
-    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `weights/` of the checkout."""
+def _gpus() -> list[str]:
+    if not _has_driver():
+        return []
+    try:
+        import torch
+    except ImportError:
+        return []
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    return [name for name, there in found.items() if there]
+
+
+def _has_driver() -> bool:
+    if sys.platform == "darwin":
+        return True
+    if sys.platform == "win32":
+        try:
+            ctypes.CDLL("nvcuda.dll")
+        except OSError:
+            return False
+        return True
+    return any(Path(path).exists() for path in DRIVERS)
+
+
+def default_weights(device: str = "cpu") -> Path:
+    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `weights/` of the checkout.
+
+    On a GPU it is the paper's network where there is one, else the compact one.
+    Raises WeightsError where there is none.
+    """
     root = os.environ.get("REUNET_WEIGHTS")
     folder = Path(root) if root else Path(__file__).resolve().parents[1] / "weights"
+    if device != "cpu" and (folder / GPU_BUNDLE).is_dir():
+        return folder / GPU_BUNDLE
     bundle = folder / DEFAULT_BUNDLE
     if not bundle.is_dir():
         raise WeightsError(

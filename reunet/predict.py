@@ -1,27 +1,44 @@
 """Class logits of an image of any size: sliding window, mirroring, folds (paper §2.7, table 2).
 
-Legend: N images, C = 3 classes, H, W pixels of the image, h, w pixels of its content box or of a
-tile. A network is any callable (N, 3, h, w) float32 -> (N, C, h, w) logits on `Tiling.device`;
-a module has to be in eval mode.
+Rows of tiles move down the image. Only the sums of the rows that tiles still touch are in memory;
+what lies above leaves as a finished band, so a slide of any height takes the memory of a strip.
+
+Legend: N tiles, C = 3 classes, H, W pixels of the image, h, w pixels of its content box, of a tile
+or of a band. A network is any callable that takes (N, 3, h, w) float32, C-contiguous, and gives
+(N, C, h, w) float32 logits; on which device it computes is its own affair. One that has a method
+`mean_logits`, with the arguments of the function here, averages there: it spares many copies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from reunet.normalise import z_score
-from reunet.tiles import centred_padding, content_box, gaussian_importance, tile_windows
+from reunet.normalise import Scaling, scaling_of, z_score, z_score_pixels
+from reunet.tiles import (
+    STEP,
+    Margins,
+    Window,
+    centred_padding,
+    content_box,
+    gaussian_importance,
+    tile_starts,
+    tile_windows,
+)
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[[np.ndarray], np.ndarray]
+Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
+Flip = tuple[int, ...]  # axes of (…, h, w)
+Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
-CPU = torch.device("cpu")
 CLASSES = 3  # background, interior, boundary
-OUTSIDE_LOGITS = (10.0, 0.0, 0.0)  # of the black margins: background with 99.99 %, as softmax says
-FLIPS = ((2,), (3,), (2, 3))  # axes of (N, C, h, w): upside down, left to right, both
+OUTSIDE_LOGITS = (10.0, 0.0, 0.0)  # where no cell can be: background with 99.99 %, as softmax says
+FLIPS: Sequence[Flip] = ((), (-2,), (-1,), (-2, -1))  # none, upside down, left to right, both
+
+FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
+WHITE = 235  # of 255: paler than any stain
+SMALLEST_CELL = 16  # px; the decoders drop what is smaller (`instances.MIN_OBJECT`)
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,9 @@ class Tiling:
     divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
     mirror: bool = True  # average over the four mirror images
     parity: bool = False  # nnU-Net to the bit: full tiles only, sums in half precision
-    device: torch.device = CPU  # of the networks, the image and the sums
+    step: float = STEP  # of a tile: distance of neighbours
+    batch: int = 1  # tiles × mirror images that the network is given at once
+    skip: bool = False  # spare the network the tiles that `is_empty`
 
     def __post_init__(self) -> None:
         """Raises ValueError for edges that the network cannot take."""
@@ -55,6 +74,62 @@ class Tiling:
             return self.tile
         return max(self.smallest, -(-length // self.divisor) * self.divisor)
 
+    @property
+    def flips(self) -> Sequence[Flip]:
+        """The mirror images to average over."""
+        return FLIPS if self.mirror else FLIPS[:1]
+
+
+def predict_bands(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    networks: Sequence[Network],
+    tiling: Tiling,
+    box: Window | None = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Class map of an image in bands from top to bottom, each as soon as no tile can change it.
+
+    read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
+    overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). box: content
+    box (None: the whole image); what lies outside is background and is not read.
+    Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
+    image without gaps. Raises ValueError where there is no network.
+    """
+    rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
+    inside = rows.stop - rows.start, columns.stop - columns.start
+    row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
+    margin = tiling.tile
+    yield from _background(slice(0, rows.start), shape[1], margin)
+    for band, logits in _bands(row, inside, networks, tiling):
+        classes = np.zeros((band.stop - band.start, shape[1]), np.uint8)
+        classes[:, columns] = logits.argmax(axis=0)
+        yield slice(rows.start + band.start, rows.start + band.stop), classes
+    yield from _background(slice(rows.stop, shape[0]), shape[1], margin)
+
+
+def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """Class map of an image in memory: that of `predict_bands`, in one piece.
+
+    image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Black margins are
+    background, and the networks are not shown them. Raises ValueError where there is no network.
+    """
+    height, width = image.shape[:2]
+    classes = np.empty((height, width), np.uint8)
+    box = content_box(image.transpose(2, 0, 1))
+    scaling = scaling_of(image, box)
+    for rows, values in predict_bands(
+        lambda top, bottom: image[top:bottom], (height, width), scaling, networks, tiling, box
+    ):
+        classes[rows] = values
+    return classes
+
+
+def _background(rows: slice, width: int, height: int) -> Iterator[tuple[slice, np.ndarray]]:
+    for top in range(rows.start, rows.stop, height):
+        bottom = min(top + height, rows.stop)
+        yield slice(top, bottom), np.zeros((bottom - top, width), np.uint8)
+
 
 def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
     """Logits of background, interior and boundary, averaged over the networks (folds).
@@ -64,61 +139,167 @@ def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tilin
     are OUTSIDE_LOGITS. An all-black image has no margins.
     Raises ValueError where there is no network.
     """
-    channels = image.transpose(2, 0, 1)  # (3, H, W)
-    rows, columns = content_box(channels)
-    inside = predict_scaled(z_score(channels[:, rows, columns]), networks, tiling)
-    if inside.shape == channels.shape:
-        return inside
-    logits = np.empty(channels.shape, np.float32)
+    rows, columns = box = content_box(image.transpose(2, 0, 1))
+    logits = np.empty((CLASSES, *image.shape[:2]), np.float32)
     logits[:] = np.reshape(OUTSIDE_LOGITS, (CLASSES, 1, 1))
-    logits[:, rows, columns] = inside
+    inside = logits[:, rows, columns]
+    if tiling.parity:
+        content = image[rows, columns].transpose(2, 0, 1)
+        inside[:] = predict_scaled(z_score(content), networks, tiling)
+        return logits
+    row = _row_of_image(
+        lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
+    )
+    for band, values in _bands(row, inside.shape[1:], networks, tiling):
+        inside[:, band] = values
     return logits
 
 
-@torch.inference_mode()
 def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
     """Logits of an image that is cropped and z-scored already.
 
     content: (3, h, w) float32. Returns (3, h, w) float32. In parity mode these are the very bits
-    that nnU-Net computes on the CPU (values of half precision). Raises ValueError where
-    there is no network.
+    that nnU-Net computes on the CPU (values of half precision). No tile is skipped. Raises
+    ValueError where there is no network.
     """
+    if tiling.parity:
+        return _as_nnunet(content, networks, tiling)
+
+    def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray]:
+        return (content[:, rows, c] for c in columns)
+
+    shape = content.shape[1], content.shape[2]
+    bands = [logits for _, logits in _bands(row, shape, networks, tiling)]
+    return np.concatenate(bands, axis=1)
+
+
+def is_empty(tile: np.ndarray) -> bool:
+    """Whether a tile can hold no cell. tile: (h, w, 3) uint8 from `normalise_channels`.
+
+    Either it spans at most FLAT levels in every channel, less than 1 % of the image's contrast:
+    instance norm would blow its noise up to a picture. Or it is the white glass of a slide: fewer
+    than SMALLEST_CELL pixels are darker than WHITE in any channel. Noise, uneven light and faint
+    stains fail both tests, such a tile is predicted. The price: inside a single cell that fills
+    the tile evenly, that part of it is lost.
+    """
+    if int(tile.max()) - int(tile.min()) <= FLAT:
+        return True
+    if (tile[::16, ::16] < WHITE).mean() < 0.5:  # a glance that spares most tiles the count
+        return int((tile < WHITE).any(axis=2).sum()) < SMALLEST_CELL
+    return all(int(np.ptp(tile[..., c])) <= FLAT for c in range(tile.shape[-1]))  # most fail soon
+
+
+def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
+    rows_of_box, columns_of_box = box
+
+    def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray | None]:
+        top = rows_of_box.start
+        pixels = read(top + rows.start, top + rows.stop)[:, columns_of_box]
+        for c in columns:
+            tile = pixels[:, c]
+            yield None if skip and is_empty(tile) else z_score_pixels(tile, scaling)
+
+    return row
+
+
+def _bands(
+    row: Row, shape: tuple[int, ...], networks: Sequence[Network], tiling: Tiling
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Mean logits in bands from top to bottom: rows of the content and (3, rows, w) float32."""
+    ensemble = _ensemble(networks, tiling)
+    height, width = shape
+    padded = tiling.edge(height), tiling.edge(width)
+    margins = centred_padding((height, width), padded)
+    h, w = min(height, padded[0]), min(width, padded[1])  # of the tiles before they are padded
+    weight = gaussian_importance(*padded)[margins[0][0] :, margins[1][0] :][:h, :w]
+    columns = [slice(x, x + w) for x in tile_starts(width, w, tiling.step)]
+    at_once = max(1, tiling.batch // len(tiling.flips))
+    sums = np.zeros((CLASSES, h, width), np.float32)
+    weights = np.zeros((h, width), np.float32)
+    for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
+        tiles = row(slice(top, top + h), columns)
+        for c, logits in zip(columns, _tile_logits(tiles, margins, ensemble, at_once), strict=True):
+            sums[:, :, c] += logits * weight
+            weights[:, c] += weight
+        done = following - top
+        yield slice(top, following), sums[:, :done] / weights[:done]
+        _move_up(sums, done)
+        _move_up(weights[np.newaxis], done)
+
+
+def _tile_logits(
+    tiles: Iterable[np.ndarray | None], margins: Margins, ensemble: Network, at_once: int
+) -> Iterator[np.ndarray]:
+    """Logits of each tile, (3, h, w), or (3, 1, 1) of one that is empty: surely background."""
+    (above, _), (left, _) = margins
+    empty = np.reshape(np.array(OUTSIDE_LOGITS, np.float32), (CLASSES, 1, 1))
+    for group in _groups(tiles, at_once):
+        full = [np.pad(tile, ((0, 0), *margins)) for tile in group if tile is not None]
+        results = iter(ensemble(np.stack(full)) if full else ())
+        for tile in group:
+            if tile is None:
+                yield empty
+            else:
+                _, height, width = tile.shape
+                yield next(results)[:, above : above + height, left : left + width]
+
+
+def _groups(tiles: Iterable[np.ndarray | None], size: int) -> Iterator[list[np.ndarray | None]]:
+    tiles = iter(tiles)
+    while group := list(islice(tiles, size)):
+        yield group
+
+
+def mean_logits(
+    networks: Sequence[Network], tiles: np.ndarray, flips: Sequence[Flip], batch: int
+) -> np.ndarray:
+    """Mean logits over networks and mirror images.
+
+    tiles: (N, 3, h, w) float32. flips: of FLIPS. batch: mirror images of tiles that a network is
+    given at once. Returns (N, C, h, w) float32.
+    """
+    views = np.concatenate([np.flip(tiles, axes) for axes in flips])
+    total = np.zeros((len(tiles), CLASSES, *tiles.shape[2:]), np.float32)
+    for network in networks:
+        for first in range(0, len(views), batch):
+            for n, logits in enumerate(network(views[first : first + batch]), first):
+                flip, tile = divmod(n, len(tiles))
+                total[tile] += np.flip(logits, flips[flip])
+    total /= len(networks) * len(flips)
+    return total
+
+
+def _ensemble(networks: Sequence[Network], tiling: Tiling) -> Network:
+    """Mean logits over networks and mirror images, as a network of its own."""
     if not networks:
         raise ValueError("no network to predict with: pass one or more")
+    average = getattr(networks[0], "mean_logits", mean_logits)
+    return lambda tiles: average(networks, tiles, tiling.flips, tiling.batch)
+
+
+def _move_up(rows: np.ndarray, count: int) -> None:
+    """Let the first `count` of (…, rows, width) go and start as many with zeros at the end."""
+    kept = rows.shape[-2] - count
+    rows[..., :kept, :] = rows[..., count:, :]
+    rows[..., kept:, :] = 0
+
+
+def _as_nnunet(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """nnU-Net's sums: the whole image at once, fold by fold, in half precision."""
     _, h, w = content.shape
     tile = tiling.edge(h), tiling.edge(w)
-    (above, below), (left, right) = centred_padding((h, w), tile)
-    data = torch.from_numpy(content).to(tiling.device)
-    if h < tile[0] or w < tile[1]:  # else F.pad would copy the image for nothing
-        data = F.pad(data, (left, right, above, below))
-    total = _slide(data, tile, networks[0], tiling)
-    for network in networks[1:]:
-        total += _slide(data, tile, network, tiling)
+    (above, _), (left, _) = margins = centred_padding((h, w), tile)
+    data = np.pad(content, ((0, 0), *margins))
+    weight = gaussian_importance(*tile, np.float16)
+    total = np.zeros((CLASSES, *data.shape[1:]), np.float16)
+    for network in networks:
+        predict_tile = _ensemble([network], tiling)
+        logits = np.zeros(total.shape, np.float16)
+        weights = np.zeros(total.shape[1:], np.float16)
+        for rows, columns in tile_windows(data.shape[1:], tile):
+            # Multiplied in float32 and rounded when added: nnU-Net's order.
+            logits[:, rows, columns] += predict_tile(data[None, :, rows, columns])[0] * weight
+            weights[rows, columns] += weight
+        total += logits / weights
     total /= len(networks)
-    inside = total[:, above : above + h, left : left + w]
-    return inside.float().contiguous().cpu().numpy()
-
-
-def _slide(data: Tensor, tile: tuple[int, int], network: Network, tiling: Tiling) -> Tensor:
-    shape = data.shape[1], data.shape[2]
-    precision = torch.half if tiling.parity else torch.float32
-    importance = gaussian_importance(*tile, np.float16 if tiling.parity else np.float32)
-    weight = torch.from_numpy(importance).to(tiling.device)  # (h, w)
-    logits = torch.zeros((CLASSES, *shape), dtype=precision, device=tiling.device)
-    weights = torch.zeros(shape, dtype=precision, device=tiling.device)
-    for rows, columns in tile_windows(shape, tile):
-        piece = data[None, :, rows, columns].contiguous()  # (1, 3, h, w)
-        # Multiplied in float32 and rounded when added: nnU-Net's order, which parity relies on.
-        logits[:, rows, columns] += _mirrored(network, piece, tiling.mirror)[0] * weight
-        weights[rows, columns] += weight
-    return logits.div_(weights)
-
-
-def _mirrored(network: Network, piece: Tensor, mirror: bool) -> Tensor:
-    """Mean logits over the mirror images, one after the other: on a CPU batches gain nothing."""
-    logits = network(piece)
-    if not mirror:
-        return logits
-    for axes in FLIPS:
-        logits = logits + network(piece.flip(axes)).flip(axes)
-    return logits / (len(FLIPS) + 1)
+    return total[:, above : above + h, left : left + w].astype(np.float32)

@@ -66,11 +66,19 @@ def content_box(image: np.ndarray) -> Window:
 
     image: (3, H, W), any dtype. An image that is all zero counts as all content.
     """
-    rows = np.flatnonzero(image.any(axis=(0, 2)))
-    columns = np.flatnonzero(image.any(axis=(0, 1)))
-    if rows.size == 0:
-        return slice(0, image.shape[1]), slice(0, image.shape[2])
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    rows, columns = (np.asarray(image.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    return bounding_box(rows, columns)
+
+
+def bounding_box(rows: np.ndarray, columns: np.ndarray) -> Window:
+    """Box around the rows (H,) and columns (W,) that are true; around all where none is."""
+    if not rows.any():
+        return slice(0, rows.size), slice(0, columns.size)
+    vertical, horizontal = np.flatnonzero(rows), np.flatnonzero(columns)
+    return (
+        slice(int(vertical[0]), int(vertical[-1]) + 1),
+        slice(int(horizontal[0]), int(horizontal[-1]) + 1),
+    )
 
 
 def centred_padding(shape: tuple[int, int], least: tuple[int, int]) -> Margins:

@@ -4,21 +4,23 @@ The card says all that it takes to use the weights: architecture, target encodin
 folds, and where they come from. Tensors only: nothing in a bundle can run code.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
+import numpy as np
+import safetensors.numpy
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError, safe_open
 
-from reunet.instances import DECODERS
-from reunet.network import Architecture, UNet
-from reunet.targets import ENCODINGS
+from reunet.architecture import Architecture, parameter_shapes
 
+DECODERS = ("regrow", "paper")  # of `instances` and `targets`, which take their time to import
+ENCODINGS = ("paper", "thin")
 CARD = "card.json"
 WAY_OUT = "fetch the bundle again or choose another with --weights"
 
@@ -90,47 +92,62 @@ def _what_is_wrong(bundle: Bundle) -> str:
     return wrong
 
 
-def load_networks(bundle: Bundle, folds: Sequence[str] | None = None) -> list[UNet]:
-    """The networks of the named folds (None: all), ready for inference. Raises WeightsError."""
-    unknown = sorted(set(folds or ()) - set(bundle.folds))
+def choose_folds(bundle: Bundle, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The named folds (None: all) if their files are there and fit the card.
+
+    Reads no more than the head of each file. Raises WeightsError.
+    """
+    unknown = sorted(set(names or ()) - set(bundle.folds))
     if unknown:
         there = ", ".join(bundle.folds)
         raise WeightsError(f"{bundle.folder}: has no fold {', '.join(unknown)}: there is {there}")
-    return [_load_network(bundle, fold) for fold in folds or bundle.folds]
+    chosen = tuple(names or bundle.folds)
+    expected = parameter_shapes(bundle.architecture)
+    for fold in chosen:
+        path = bundle.folder / fold_file(fold)
+        with _opened(path) as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if shapes != expected:
+            raise WeightsError(f"{path}: its tensors do not fit the card's architecture: {WAY_OUT}")
+    return chosen
 
 
-def _load_network(bundle: Bundle, fold: str) -> UNet:
+def load_tensors(bundle: Bundle, fold: str) -> dict[str, np.ndarray]:
+    """Tensors of a fold by the names of `parameter_shapes`, float32. Raises WeightsError.
+
+    The file is mapped, not read into a buffer of its own, once its hash has proved right.
+    """
     path = bundle.folder / fold_file(fold)
-    try:
+    with _opened(path) as file:
         if _sha256(path) != bundle.about["sha256"].get(path.name):
             raise WeightsError(f"{path}: damaged, its sha256 is not the card's: {WAY_OUT}")
-        tensors = safetensors.torch.load_file(path)
+        return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped into memory; what is wrong with it as a WeightsError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
     except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}: {WAY_OUT}") from error
+        cause = error.strerror or "no such file"  # safetensors raises it without a number
+        raise WeightsError(f"{path}: {cause}: {WAY_OUT}") from error
     except SafetensorError as error:
         raise WeightsError(f"{path}: cannot be read ({error!r}): {WAY_OUT}") from error
-    with torch.device("meta"):  # no memory and no random numbers for weights that come from disk
-        network = UNet(bundle.architecture)
-    try:
-        network.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{path}: its tensors do not fit the card's architecture: {WAY_OUT}"
-        ) from error
-    return network.eval().requires_grad_(False)
 
 
 def save_bundle(
     folder: Path,
     architecture: Architecture,
-    folds: dict[str, dict[str, torch.Tensor]],
+    folds: Mapping[str, Mapping[str, ArrayLike]],
     about: dict[str, Any],
-    dtype: torch.dtype = torch.float16,
+    dtype: type[np.floating] = np.float16,
 ) -> None:
     """Write a bundle; the card last, so that a bundle with a card is complete.
 
-    folds: state dict by fold, each tensor once. about: the rest of the card (`encoding`,
-    `decoder`, `tile`, `smallest`, training data …).
+    folds: state dict by fold, each tensor once, arrays or tensors on the CPU. about: the rest of
+    the card (`encoding`, `decoder`, `tile`, `smallest`, training data …).
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
@@ -139,8 +156,8 @@ def save_bundle(
     hashes = {}
     for fold, tensors in folds.items():
         path = folder / fold_file(fold)
-        stored = {name: t.to(dtype).contiguous() for name, t in tensors.items()}
-        path.write_bytes(safetensors.torch.save(stored))  # save_file would make it private
+        stored = {name: np.asarray(t).astype(dtype, order="C") for name, t in tensors.items()}
+        path.write_bytes(safetensors.numpy.save(stored))  # save_file would make it private
         hashes[path.name] = _sha256(path)
     card = {"architecture": asdict(architecture), **about, "folds": [*folds], "sha256": hashes}
     write_card(folder, card)

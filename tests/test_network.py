@@ -5,6 +5,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
+from reunet.architecture import parameter_shapes
 from reunet.network import COMPACT, PAPER, Architecture, UNet, build
 
 TINY = Architecture(features=(4, 8, 8), dropout=0.0)
@@ -62,6 +63,16 @@ def test_parameters_are_called_as_in_nnunet() -> None:
     mine = dict(UNet(TINY).named_parameters())
     theirs = dict(reference(TINY).named_parameters())  # names every shared tensor once
     assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    "arch", [PAPER, COMPACT, TINY, Architecture(features=(3, 5), convs_per_block=3)]
+)
+def test_shapes_are_known_without_pytorch(arch: Architecture) -> None:
+    with torch.device("meta"):
+        network = UNet(arch)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert parameter_shapes(arch) == shapes
 
 
 def test_a_new_network_starts_without_biases() -> None:

@@ -1,10 +1,21 @@
 """The channel normalisation against the official formula, computed with scikit-image."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from skimage.exposure import rescale_intensity
 
-from reunet.normalise import normalise_channels, z_score
+from reunet.normalise import (
+    find_stretches,
+    histogram,
+    normalise_channels,
+    scaling_from,
+    scaling_of,
+    stretch_channels,
+    z_score,
+    z_score_pixels,
+)
 
 RNG = np.random.default_rng(0)
 SHAPE = (60, 50, 3)
@@ -77,6 +88,84 @@ def test_constant_images(value: float, dtype: type[np.generic], expected: int) -
     assert (normalise_channels(np.full((1, 1, 3), value, dtype)) == expected).all()
 
 
+# --- in bands
+
+DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
+
+
+def picture(dtype: str, shape: tuple[int, int]) -> np.ndarray:
+    """Values all over the dtype's range, a few that many pixels share, zeros."""
+    kind = np.dtype(dtype)
+    size = (*shape, 3)
+    if kind.kind == "f":
+        values = (RNG.standard_normal(size) * RNG.choice([1e-3, 1, 1e4])).astype(kind)
+    else:
+        least, most = (int(end) // 3 for end in (np.iinfo(kind).min, np.iinfo(kind).max))
+        values = RNG.integers(least, most, size, dtype=kind)
+    values[RNG.random(size) < 0.2] = values.flat[0]
+    values[RNG.random(size) < 0.2] = 0
+    return values
+
+
+def cut(pixels: np.ndarray) -> list[np.ndarray]:
+    """Bands of random heights."""
+    height = len(pixels)
+    return np.split(pixels, np.unique(RNG.integers(1, height, 3)) if height > 1 else [])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (11, 19), (60, 50), (300, 301)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_percentiles_of_bands_are_those_of_the_whole(dtype: str, shape: tuple[int, int]) -> None:
+    pixels = picture(dtype, shape)
+    bands = cut(pixels)
+    stretches = find_stretches(lambda: bands)
+    for c, stretch in enumerate(stretches):
+        values = pixels[..., c][pixels[..., c] != 0]
+        if values.dtype.kind == "f":
+            values = values.astype(np.float64)  # numpy subtracts before it widens
+        expected = np.percentile(values, (1, 99)) if values.size else (0, 0)
+        assert tuple(stretch) == tuple(expected)
+    stretched = [stretch_channels(band, stretches) for band in bands]
+    np.testing.assert_array_equal(np.concatenate(stretched), normalise_channels(pixels))
+
+
+def test_neighbours_further_apart_than_their_dtype_reaches() -> None:
+    pixels = np.repeat(np.array([[-30_000, 30_000]], np.int16)[..., np.newaxis], 3, axis=-1)
+    low, high = np.percentile([-30_000, 30_000], (1, 99))
+    assert find_stretches(lambda: [pixels]) == 3 * [(low, high)]
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2"])
+def test_large_and_small_parts_are_stretched_alike(dtype: str) -> None:
+    pixels = picture(dtype, (256, 300))  # more pixels than values: each is worked out once
+    stretches = find_stretches(lambda: [pixels])
+    small = [stretch_channels(row[np.newaxis], stretches) for row in pixels]
+    np.testing.assert_array_equal(stretch_channels(pixels, stretches), np.concatenate(small))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_how_often_an_image_is_read(dtype: str) -> None:
+    for pixels in (np.zeros((4, 5, 3), dtype), np.arange(60).reshape(4, 5, 3).astype(dtype)):
+        bands = Mock(return_value=cut(pixels))
+        find_stretches(bands)
+        assert bands.call_count == {1: 1, 2: 1, 4: 2, 8: 4}[pixels.itemsize]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "g"])
+def test_zeros_of_either_sign_do_not_count(dtype: str) -> None:
+    pixels = np.arange(300).reshape(10, 10, 3).astype(dtype) % 100
+    black = np.zeros_like(pixels)
+    if pixels.dtype.kind == "f":
+        black[:] = -0.0
+    both = normalise_channels(np.concatenate([pixels, black]))
+    np.testing.assert_array_equal(both[:10], normalise_channels(pixels))
+    assert not both[10:].any()
+    assert not normalise_channels(black).any()
+
+
+# --- z-score
+
+
 @pytest.mark.parametrize("layout", ["channels first", "view of channels last"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_z_score(layout: str, dtype: type[np.generic]) -> None:
@@ -95,3 +184,29 @@ def test_z_score(layout: str, dtype: type[np.generic]) -> None:
 @pytest.mark.parametrize("value", [0, 77, 255, 0.1])
 def test_z_score_of_a_constant_channel_is_zero(value: float) -> None:
     assert not z_score(np.full((3, 700, 900), value, np.float32)).any()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_scaling_of_bands_is_that_of_the_whole(rows: int) -> None:
+    image = RNG.integers(0, 256, (300, 1100, 3), np.uint8)
+    image[..., 2] = 77
+    box = slice(20, 290), slice(3, 1000)
+    content = image[box]
+    parts = sum(histogram(content[top : top + rows]) for top in range(0, len(content), rows))
+    whole, banded = scaling_of(image, box), scaling_from(np.asarray(parts))
+    assert np.array_equal(whole.mean, banded.mean)
+    assert np.array_equal(whole.std, banded.std)
+    pixels = content.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(whole.mean, pixels.mean(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(whole.std, pixels.std(axis=0), rtol=1e-7, atol=1e-12)
+
+
+def test_tiles_are_scaled_as_the_whole_image_is() -> None:
+    image = RNG.integers(0, 200, (90, 70, 3), np.uint8)
+    image[..., 1] = 13
+    box = slice(0, 90), slice(0, 70)
+    tile = slice(10, 50), slice(20, 70)
+    scaled = z_score_pixels(image[tile], scaling_of(image, box))
+    assert scaled.dtype == np.float32
+    assert not scaled[1].any()
+    np.testing.assert_allclose(scaled, z_score(image.transpose(2, 0, 1))[:, *tile], atol=1e-6)

@@ -5,7 +5,8 @@ weights give logits so close to each other that arg-max agreement means little.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,26 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 from torch import Tensor
 
+from reunet.images import read_image, read_label
+from reunet.instances import MIN_OBJECT
 from reunet.network import Architecture, UNet
-from reunet.normalise import normalise_channels, z_score
-from reunet.predict import OUTSIDE_LOGITS, Tiling, predict_logits, predict_scaled
-from reunet.tiles import content_box
+from reunet.normalise import normalise_channels, scaling_of, z_score
+from reunet.predict import (
+    FLIPS,
+    OUTSIDE_LOGITS,
+    SMALLEST_CELL,
+    WHITE,
+    Flip,
+    Network,
+    Tiling,
+    classify,
+    is_empty,
+    predict_bands,
+    predict_logits,
+    predict_scaled,
+)
+from reunet.tiles import Window, content_box, tile_windows
+from reunet.torch_backend import TorchNetwork
 
 PICTURES = Path(__file__).parent / "data" / "images"
 PATCH = 64
@@ -62,7 +79,7 @@ each_image = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys()
 
 class Folds(NamedTuple):
     theirs: nnUNetPredictor
-    mine: list[UNet]
+    mine: list[Network]
 
 
 def plans() -> dict[str, Any]:
@@ -153,10 +170,10 @@ def save_fold(folder: Path, fold: int) -> dict[str, Tensor]:
     return weights
 
 
-def own_network(weights: dict[str, Tensor]) -> UNet:
+def own_network(weights: dict[str, Tensor]) -> Network:
     network = UNet(ARCH)
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
-    return network.eval()
+    return TorchNetwork(network.eval())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -298,15 +315,15 @@ def test_a_mirrored_image_has_the_mirrored_logits(folds: Folds, axis: int) -> No
     np.testing.assert_allclose(back, predict_logits(image, folds.mine, DEFAULT), atol=1e-4)
 
 
-def pointwise(pixels: Tensor) -> Tensor:
-    return torch.stack([pixels[:, 0] * 2, pixels[:, 1] - pixels[:, 2], pixels[:, 2] ** 2], dim=1)
+def pointwise(pixels: np.ndarray) -> np.ndarray:
+    return np.stack([pixels[:, 0] * 2, pixels[:, 1] - pixels[:, 2], pixels[:, 2] ** 2], axis=1)
 
 
 @pytest.mark.parametrize("mirror", [True, False])
 @each_image
 def test_tiles_of_a_pointwise_network_make_the_whole(image: np.ndarray, mirror: bool) -> None:
     scaled = scaled_content(image)
-    whole = pointwise(torch.from_numpy(scaled)[None])[0].numpy()
+    whole = pointwise(scaled[None])[0]
     tiling = Tiling(tile=24, smallest=8, divisor=4, mirror=mirror)
     tiled = predict_scaled(scaled, [pointwise], tiling)
     np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
@@ -314,10 +331,10 @@ def test_tiles_of_a_pointwise_network_make_the_whole(image: np.ndarray, mirror: 
 
 @each_image
 def test_a_constant_network_gives_the_constant(image: np.ndarray) -> None:
-    expected = torch.tensor([-1.0, 3.0, 0.5])
+    expected = np.array([-1.0, 3.0, 0.5], np.float32)
 
-    def constant(pixels: Tensor) -> Tensor:
-        return expected[None, :, None, None].expand(pixels.shape)
+    def constant(pixels: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(expected[:, None, None], pixels.shape)
 
     scaled = scaled_content(image)
     logits = predict_scaled(scaled, [constant, constant], DEFAULT)
@@ -345,7 +362,7 @@ def test_the_network_cannot_spoil_the_image() -> None:
 def test_small_images_get_small_tiles(shape: tuple[int, int], expected: tuple[int, int]) -> None:
     seen = set()
 
-    def spy(pixels: Tensor) -> Tensor:
+    def spy(pixels: np.ndarray) -> np.ndarray:
         seen.add(tuple(pixels.shape))
         return pixels
 
@@ -359,7 +376,7 @@ def test_small_images_get_small_tiles(shape: tuple[int, int], expected: tuple[in
 def test_networks_run_once_per_tile_and_mirror_image() -> None:
     calls = []
 
-    def spy(pixels: Tensor) -> Tensor:
+    def spy(pixels: np.ndarray) -> np.ndarray:
         calls.append(pixels)
         return pixels
 
@@ -374,3 +391,226 @@ def test_unusable_settings_are_refused() -> None:
         Tiling(tile=512, smallest=1024, divisor=256)
     with pytest.raises(ValueError, match="no network"):
         predict_logits(BLOOD, [], DEFAULT)
+
+
+class Tape:
+    """An image that can only be read from top to bottom, as a slide is; notes what was asked."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, top: int, bottom: int) -> np.ndarray:
+        last = self.asked[-1] if self.asked else (0, 0)
+        assert top >= last[0]
+        assert bottom >= last[1]
+        self.asked.append((top, bottom))
+        return self.image[top:bottom]
+
+
+def contextual(tiles: np.ndarray) -> np.ndarray:
+    """Sees its whole tile, as instance norm does, and costs next to nothing."""
+    return pointwise(tiles - tiles.mean(axis=(2, 3), keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "tiling",
+    [
+        DEFAULT,
+        replace(THRIFTY, mirror=False),
+        replace(DEFAULT, step=0.75, mirror=False),
+        replace(DEFAULT, batch=12),
+        replace(DEFAULT, skip=True),
+    ],
+    ids=["default", "small tiles", "wide steps", "batches", "skipping"],
+)
+@each_image
+def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling) -> None:
+    height, width = image.shape[:2]
+    box, tape = content_box(image.transpose(2, 0, 1)), Tape(image)
+    scaling = scaling_of(image, box)
+    bands = predict_bands(tape.read, (height, width), scaling, [contextual], tiling, box)
+    pieces = []
+    done = 0
+    for rows, classes in bands:
+        assert rows.start == done
+        assert classes.shape == (rows.stop - rows.start, width)
+        assert classes.dtype == np.uint8
+        assert all(bottom - top <= tiling.tile for top, bottom in tape.asked)
+        if tape.asked:  # what no tile will touch again has left
+            assert rows.start >= tape.asked[-1][0] or rows.stop == box[0].start
+        pieces.append(classes)
+        done = rows.stop
+    assert done == height
+    whole = predict_logits(image, [contextual], tiling).argmax(axis=0)
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert np.array_equal(classify(image, [contextual], tiling), whole)
+
+
+def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:
+    tape = Tape(np.concatenate([BLOOD] * 5))
+    shape = tape.image.shape[0], tape.image.shape[1]
+    scaling = scaling_of(tape.image, (slice(0, shape[0]), slice(0, shape[1])))
+    reads = [
+        len(tape.asked)
+        for _ in predict_bands(tape.read, shape, scaling, [lambda tiles: tiles], DEFAULT)
+    ]
+    assert reads == list(range(1, len(reads) + 1))
+    assert len(reads) > 15
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 8, 11, 100])
+@pytest.mark.parametrize("mirror", [True, False])
+def test_batches_change_the_number_of_calls_alone(mirror: bool, batch: int) -> None:
+    sizes = []
+
+    def spy(tiles: np.ndarray) -> np.ndarray:
+        assert tiles.flags.c_contiguous
+        sizes.append(len(tiles))
+        return pointwise(tiles) * np.linspace(0, 1, tiles.shape[3], dtype=np.float32)
+
+    tiling = replace(DEFAULT, mirror=mirror)
+    expected = predict_logits(NUCLEI, [spy], tiling)
+    images = sum(sizes)
+    sizes.clear()
+    batched = predict_logits(NUCLEI, [spy], replace(tiling, batch=batch))
+    assert np.array_equal(batched, expected)
+    assert sum(sizes) == images
+    assert max(sizes) <= batch
+    assert max(sizes) > batch // 2 or max(sizes) >= 5  # a row holds five tiles
+
+
+def test_wide_steps_need_fewer_tiles() -> None:
+    calls: list[int] = []
+
+    def spy(tiles: np.ndarray) -> np.ndarray:
+        calls.append(len(tiles))
+        return tiles
+
+    tiling = replace(DEFAULT, mirror=False)
+    whole = predict_logits(BLOOD, [spy], tiling)
+    assert len(calls) == 4 * 4  # 131 × 151, every 32 px or less
+    calls.clear()
+    wide = predict_logits(BLOOD, [spy], replace(tiling, step=0.75))
+    assert len(calls) == 3 * 3  # every 48 px or less
+    np.testing.assert_allclose(wide, whole, atol=1e-5)  # of a network that sees no surroundings
+
+
+def test_a_network_that_averages_itself_is_let() -> None:
+    class OnDevice:
+        def __call__(self, _: np.ndarray) -> np.ndarray:
+            raise AssertionError("its tiles would be copied for each mirror image")
+
+        def mean_logits(
+            self, networks: Sequence[Network], tiles: np.ndarray, flips: Sequence[Flip], batch: int
+        ) -> np.ndarray:
+            assert (list(networks), list(flips), batch) == ([self, self], list(FLIPS), 8)
+            return pointwise(tiles)
+
+    network = OnDevice()
+    logits = predict_logits(NUCLEI, [network, network], replace(DEFAULT, batch=8))
+    expected = predict_logits(NUCLEI, [pointwise], replace(DEFAULT, mirror=False))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+# -- tiles without content
+
+SAMPLES = PICTURES.parent / "samples"
+
+
+def on_glass(image: np.ndarray, glass: int = 255) -> np.ndarray:
+    """A picture on an empty slide of 40 columns before it and 200 behind it."""
+    return np.pad(image, ((0, 0), (40, 200), (0, 0)), constant_values=glass)
+
+
+def reach(shape: tuple[int, int], windows: Sequence[Window]) -> np.ndarray:
+    """How many of the tiles cover each pixel. Returns (H, W)."""
+    hits = np.zeros(shape, int)
+    for window in windows:
+        hits[window] += 1
+    return hits
+
+
+@pytest.mark.parametrize("glass", [255, 238, 0, 90])
+@pytest.mark.parametrize("picture", [BLOOD, NUCLEI], ids=["blood", "nuclei"])
+def test_tiles_on_glass_are_skipped_and_the_others_keep_their_classes(
+    folds: Folds, picture: np.ndarray, glass: int
+) -> None:
+    image = on_glass(picture, glass)
+    image[0, 0] = image[-1, -1] = 255 - glass  # else black glass is a margin
+    calls = []
+
+    def counted(tiles: np.ndarray) -> np.ndarray:
+        calls.append(len(tiles))
+        return folds.mine[0](tiles)
+
+    tiling = replace(DEFAULT, mirror=False)
+    everything = classify(image, [counted], tiling)
+    of_all = len(calls)
+    calls.clear()
+    spared = classify(image, [counted], replace(tiling, skip=True))
+    windows = list(tile_windows(spared.shape, (PATCH, PATCH)))
+    empty = [w for w in windows if is_empty(image[w])]
+    assert len(windows) == of_all
+    assert len(calls) == of_all - len(empty)
+    assert len(empty) >= 3 * 4
+    skipped, full = (
+        reach(spared.shape, part)
+        for part in (empty, [w for w in windows if not is_empty(image[w])])
+    )
+    assert np.array_equal(spared[skipped == 0], everything[skipped == 0])
+    assert not spared[full == 0].any()
+    inside = slice(None), slice(40, 40 + picture.shape[1])
+    assert skipped[inside].max() == 0  # so the picture keeps every pixel of its cells
+
+
+def test_an_image_without_content_needs_no_network() -> None:
+    def never(_: np.ndarray) -> np.ndarray:
+        raise AssertionError("a constant tile was predicted")
+
+    tiling = replace(DEFAULT, skip=True)
+    for value in (0, 1, 128, 255):
+        assert not classify(np.full((100, 150, 3), value, np.uint8), [never], tiling).any()
+
+
+def test_no_tile_that_holds_a_cell_is_empty() -> None:
+    """All bundled pictures, cut into tiles of any size."""
+    checked = 0
+    for path in sorted((SAMPLES / "images").iterdir()):
+        image = normalise_channels(read_image(path).pixels)
+        labels = read_label(SAMPLES / "labels" / f"{path.stem}_label.tiff")
+        sizes = np.bincount(labels.ravel())
+        for edge in (16, 32, 64):
+            for window in tile_windows(labels.shape, (edge, edge)):
+                inside = np.bincount(labels[window].ravel(), minlength=sizes.size)
+                if (inside[1:] == sizes[1:])[inside[1:] >= SMALLEST_CELL].any():
+                    assert not is_empty(image[window]), (path.name, window)
+                    checked += 1
+    assert checked > 300
+
+
+def test_what_counts_as_empty() -> None:
+    glass = np.full((64, 64, 3), 250, np.uint8)
+    assert is_empty(glass)
+    noise = glass + np.random.default_rng(0).integers(-15, 6, glass.shape).astype(np.uint8)
+    assert noise.min() >= WHITE
+    assert is_empty(noise)
+    speck = noise.copy()
+    speck[10:13, 10:15] = 100  # 15 px
+    assert is_empty(speck)
+    speck[13, 10] = 100
+    assert not is_empty(speck)
+    pale = noise.copy()
+    pale[20:24, 20:24, 1] = WHITE - 1  # a stain that takes no more than 8 % off the green
+    assert not is_empty(pale)
+    grey = np.full((64, 64, 3), 77, np.uint8)
+    grey[30:] += 2
+    assert is_empty(grey)
+    grey[5, 5, 2] += 3
+    assert not is_empty(grey)
+    colours = np.zeros((64, 64, 3), np.uint8) + np.array([0, 100, 200], np.uint8)
+    assert is_empty(colours)
+
+
+def test_the_smallest_cell_is_the_decoders() -> None:
+    assert SMALLEST_CELL == MIN_OBJECT

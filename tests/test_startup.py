@@ -1,0 +1,96 @@
+"""Start-up: the challenge starts a process an image, and its clock runs from the first import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SAMPLE = Path(__file__).parent / "data" / "samples" / "images" / "dsb2018__00ae65c1c6631ae6.png"
+SECONDS = 1.5  # from the start of the process until the first tile is through the network
+
+# What that does not need: another backend, decoders, writers, readers of other formats, OpenVINO's
+# converters, which report to a server, and slow parts of the libraries.
+NOT_NEEDED = (
+    "torch", "nnunetv2", "scipy", "cc3d", "skimage", "matplotlib", "pandas", "tifffile",
+    "imagecodecs", "importlib.metadata", "email", "numpy.ma", "numpy.testing", "openvino.tools",
+    "openvino_telemetry", "urllib.request", "multiprocessing", "asyncio", "reunet.instances",
+    "reunet.targets", "reunet.network", "reunet.torch_backend", "PIL.JpegImagePlugin",
+    "PIL.TiffImagePlugin",
+)  # fmt: skip
+FIRST_TILE = """
+import sys, time
+import reunet.folds
+call = reunet.folds.Fold.__call__
+def stop(fold, tiles):
+    call(fold, tiles)
+    print(time.process_time(), *sorted(sys.modules))
+    sys.exit()
+reunet.folds.Fold.__call__ = stop
+"""
+BY_PYTHON = """
+from pathlib import Path
+from reunet import load_model, segment
+segment(Path(sys.argv[1]), load_model(device="auto"))
+"""
+BY_COMMAND = """
+from reunet.cli import main
+main(["predict", sys.argv[1], sys.argv[2]])
+"""
+
+
+def first_tile(way: str, tmp_path: Path) -> tuple[float, set[str]]:
+    """Seconds of the processor from the start to the first tile, and what is imported by then.
+
+    Of the processor, not of the clock: other jobs share it.
+    """
+    hidden = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", FIRST_TILE + way, SAMPLE, tmp_path / "out"],
+        capture_output=True, text=True, check=True, env=hidden,
+    )  # fmt: skip
+    seconds, *modules = result.stdout.split()
+    return float(seconds), set(modules)
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu() -> None:
+    if any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        pytest.skip("there may be a GPU: PyTorch is imported to ask")
+
+
+def test_the_first_tile_needs_few_imports(tmp_path: Path) -> None:
+    seconds, modules = first_tile(BY_PYTHON, tmp_path)
+    assert "openvino" in modules
+    assert not [m for m in modules if any(m == n or m.startswith(f"{n}.") for n in NOT_NEEDED)]
+    assert seconds < SECONDS
+
+
+def test_the_command_is_as_quick(tmp_path: Path) -> None:
+    seconds, modules = first_tile(BY_COMMAND, tmp_path)
+    assert not modules & {"torch", "nnunetv2", "scipy.sparse", "openvino.tools.ovc"}
+    assert seconds < SECONDS
+
+
+def test_pytorch_is_not_imported_for_a_whole_run(tmp_path: Path) -> None:
+    code = (
+        "import sys, atexit; from reunet.cli import main;"
+        "atexit.register(lambda: print([m for m in ('torch', 'nnunetv2') if m in sys.modules]));"
+        "main(['predict', *sys.argv[1:], '--no-tta', '--device', 'cpu'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, SAMPLE, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / f"{SAMPLE.stem}_label.tiff").exists()
+
+
+def test_others_can_still_import_openvinos_converters() -> None:
+    """They are kept out of our own import alone."""
+    code = (
+        "import reunet.openvino_backend, importlib.util as i, sys;"
+        "print('openvino.tools.ovc' in sys.modules, bool(i.find_spec('openvino.tools.ovc')))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output.split() == ["False", "True"]
