@@ -5,151 +5,234 @@
 `regrow`: interiors are seeds that grow back through the boundary class, so a cell gets its rim
           back and cells that touch stay apart.
 
-Both take time in proportion to the pixels, however many cells there are. Legend: H, W pixels.
+Both work in bands of rows: they take time in proportion to the pixels, however many cells there
+are, and besides the result little more memory than a band. The result, numbers included, is the
+same for every height of the bands. Until its last pass the result holds provisional numbers:
+cells' are positive, those of regions that are no cell negative. Legend: H, W pixels.
 """
 
-from typing import Literal
-
-import cc3d
 import numpy as np
-from scipy import ndimage
 
-from reunet.targets import BACKGROUND, BOUNDARY, CROSS, INTERIOR, MIN_INTERIOR
+from reunet.bands import (
+    MOST,
+    UNSEEN,
+    Merged,
+    Regions,
+    across_corners,
+    cut,
+    distinct,
+    measure,
+    touching,
+    unite,
+)
+from reunet.growth import FREE, grow_bands
+from reunet.targets import BACKGROUND, BOUNDARY, INTERIOR, MIN_INTERIOR, dilate
 
 MIN_HOLE = 64  # px; `paper` fills smaller holes (scikit-image's default, which the challenge uses)
 MIN_OBJECT = 16  # px; smaller objects are dropped
 DECODERS = ("regrow", "paper")
 RING_OUTSIDE = {"paper": 1, "thin": 0}  # px by which an encoding's ring lies outside the cell
 MIN_SEED = {"paper": MIN_INTERIOR, "thin": 4}  # px; thin: the interior of a cell of 16 px
-_ALL, _HEAD, _TAIL = slice(None), slice(None, -1), slice(1, None)
-NEIGHBOURS = (  # pairs of views that lay every pixel over its lower, upper, right, left neighbour
-    ((_HEAD, _ALL), (_TAIL, _ALL)),
-    ((_TAIL, _ALL), (_HEAD, _ALL)),
-    ((_ALL, _HEAD), (_ALL, _TAIL)),
-    ((_ALL, _TAIL), (_ALL, _HEAD)),
-)
 
 
-def decode(classes: np.ndarray, decoder: str = "regrow", encoding: str = "paper") -> np.ndarray:
+def decode(
+    classes: np.ndarray,
+    decoder: str = "regrow",
+    encoding: str = "paper",
+    *,
+    out: np.ndarray | None = None,
+    band: int | None = None,
+) -> np.ndarray:
     """Cell instances of a class map.
 
-    classes: (H, W) uint8 of `targets`: 0 background, 1 interior, 2 boundary. encoding: the one
-    that the network was trained with. Returns (H, W) int32: 0 background, cells 1..N.
-    Raises ValueError for a decoder that does not exist.
+    classes: (H, W) uint8 of `targets`: 0 background, 1 interior, 2 boundary; may be a memory map.
+    encoding: the one that the network was trained with. out: where to write the result, a memory
+    map for instance; it is worked in, so a failure leaves it half-done. band: rows to work on at a
+    time (None: a suitable number); makes no difference to the result.
+    Returns (H, W) int32, `out` if given: 0 background, cells 1..N in the order of their first
+    pixels, row by row. Raises ValueError for a decoder or an encoding that does not exist, a class
+    map of the wrong shape, a band of no rows, and an `out` that is not (H, W) int32 in C order.
     """
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder {decoder!r} does not exist: choose from {DECODERS}")
+    if encoding not in MIN_SEED:
+        raise ValueError(f"encoding {encoding!r} does not exist: choose from {sorted(MIN_SEED)}")
+    if classes.ndim != 2:
+        raise ValueError(f"a class map has shape (H, W), not {classes.shape}")
+    if out is None:
+        out = np.empty(classes.shape, np.int32)
+    elif out.shape != classes.shape or out.dtype != np.int32 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be {classes.shape} int32 in C order: {out.shape} {out.dtype}")
+    rows, result, bands = np.asarray(classes), np.asarray(out), cut(classes.shape, band)
+    if not out.size:
+        return out
     if decoder == "paper":
-        return decode_paper(classes)
-    if decoder == "regrow":
-        return decode_regrow(classes, encoding)
-    raise ValueError(f"decoder {decoder!r} does not exist: choose from {DECODERS}")
+        decode_paper(rows, result, bands)
+    else:
+        decode_regrow(rows, encoding, result, bands)
+    return out
 
 
-def decode_paper(classes: np.ndarray) -> np.ndarray:
+def decode_paper(classes: np.ndarray, out: np.ndarray, bands: list[tuple[int, int]]) -> None:
     """Connected interiors: holes under 64 px filled, objects under 16 px dropped (4-neighbours),
-    then labelled (8-neighbours). classes: (H, W) uint8. Returns (H, W) int32."""
-    interior = classes == INTERIOR
-    interior = ~cc3d.dust(~interior, threshold=MIN_HOLE, connectivity=4)
-    interior = cc3d.dust(interior, threshold=MIN_OBJECT, connectivity=4)
-    return _connected(interior, connectivity=8)
+    then labelled (8-neighbours).
+
+    classes: (H, W) uint8. out: (H, W) int32, receives the cells. bands: first row and end of each.
+    """
+    inside, outside = Regions(), Regions()
+    beside, corners = [], []
+    for top, bottom in bands:
+        interior = classes[top:bottom] == INTERIOR
+        out[top:bottom] = inside.label(interior, top)
+        out[top:bottom] -= outside.label(~interior, top)
+        seen = out[max(top - 1, 0) : bottom]
+        beside.append(_holes_beside(seen, outside, outside.sizes >= MIN_HOLE))
+        corners.append(across_corners(seen > 0, seen))
+    cells, others = inside.merged(), outside.merged()
+    hole, cell = np.concatenate(beside, axis=1)
+    numbers = _number_interiors(
+        cells,
+        others,
+        np.stack([cells.number[cell], others.number[hole] + cells.sizes.size - 1]),
+        cells.number[np.concatenate(corners, axis=1)],
+    )
+    of_cells, of_others = np.split(numbers, [cells.sizes.size])
+    _renumber(out, of_cells[cells.number], np.append(0, of_others)[others.number], bands)
 
 
-def decode_regrow(classes: np.ndarray, encoding: str = "paper") -> np.ndarray:
+def _number_interiors(
+    cells: Merged, others: Merged, beside: np.ndarray, corners: np.ndarray
+) -> np.ndarray:
+    """Final number of every part: of the cells from 0, then of the others from 1.
+
+    beside: (2, pairs) parts of cells, and of others, side by side. corners: (2, pairs) parts of
+    cells that meet at a corner. Returns (cells + others + 1,) int32.
+    """
+    sizes = np.append(cells.sizes, others.sizes[1:])
+    first = np.append(cells.first, others.first[1:])
+    solid = sizes < MIN_HOLE
+    solid[: cells.sizes.size] = True
+    sizes[~solid] = 0
+    beside = beside[:, solid[beside[1]]]
+    object_ = unite(sizes.size, *beside)
+    total = np.zeros_like(sizes)
+    np.add.at(total, object_, sizes)
+    kept = total[object_] >= MIN_OBJECT
+    corners = corners[:, kept[corners].all(axis=0)]
+    instance = unite(sizes.size, *np.append(beside, corners, axis=1))
+    earliest = np.full_like(first, UNSEEN)
+    np.minimum.at(earliest, instance[kept], first[kept])
+    numbers: np.ndarray = np.where(kept, _in_order(earliest)[instance], 0)
+    return numbers
+
+
+def decode_regrow(
+    classes: np.ndarray, encoding: str, out: np.ndarray, bands: list[tuple[int, int]]
+) -> None:
     """Interiors grown back through the boundary class.
-
-    classes: (H, W) uint8. encoding: says which interiors are too small to be one and how far the
-    ring lies outside the cell; that part is given back to the background. Returns (H, W) int32.
 
     Every 4-connected interior is one cell, no two are merged. A pixel that two cells reach in the
     same step goes to the one below, right, left, above, in this order. Rings that reach no interior
     are cells too small to have one, connected ones a single cell. Holes that one cell encloses
-    become part of it; cells under 16 px are dropped. Raises ValueError for an unknown encoding.
+    become part of it; cells under 16 px are dropped.
+
+    classes: (H, W) uint8. encoding: says which interiors are too small to be one and how far the
+    ring lies outside the cell; that part is given back to the background. out: (H, W) int32,
+    receives the cells. bands: first row and end of each.
     """
-    if encoding not in MIN_SEED:
-        raise ValueError(f"encoding {encoding!r} does not exist: choose from {sorted(MIN_SEED)}")
-    seeds = drop_small(_connected(classes == INTERIOR, connectivity=4), MIN_SEED[encoding])
-    ring = classes == BOUNDARY
+    seeds = Regions()
+    for top, bottom in bands:
+        out[top:bottom] = seeds.label(classes[top:bottom] == INTERIOR, top)
+    found = seeds.merged()
+    large = found.sizes >= MIN_SEED[encoding]
+    numbers = np.where(large, np.cumsum(large), 0).astype(np.int32)[found.number]
+    grow_bands(out, numbers.take, lambda top, bottom: _ring(classes, top, bottom, encoding), bands)
+    _close(out, int(numbers.max()), bands)
+
+
+def _ring(classes: np.ndarray, top: int, bottom: int, encoding: str) -> np.ndarray:
+    """Boundary that cells may grow into, of some rows: (bottom - top, W) bool."""
+    start = max(top - 1, 0)
+    rows = classes[start : bottom + 1]
+    ring: np.ndarray = rows == BOUNDARY
     if RING_OUTSIDE[encoding]:
-        ring &= ~ndimage.binary_dilation(classes == BACKGROUND, CROSS)
-    instances = grow(seeds, ring)
-    lonely = _connected(ring & (instances == 0), connectivity=8)
-    instances += np.where(lonely > 0, lonely + instances.max(), 0).astype(np.int32)
-    return drop_small(fill_holes(instances), MIN_OBJECT)
+        ring &= ~dilate(rows == BACKGROUND)
+    return ring[top - start :][: bottom - top]
 
 
-def grow(seeds: np.ndarray, through: np.ndarray) -> np.ndarray:
-    """Extend labels pixel by pixel into a mask until nothing is left to reach.
+def _close(out: np.ndarray, count: int, bands: list[tuple[int, int]]) -> None:
+    """Make cells of unreached rings, fill holes, drop small cells and number the others, in place.
 
-    seeds: (H, W) int32, 0 where unlabelled. through: (H, W) bool, where labels may grow.
-    Returns (H, W) int32. Steps go to 4 and to 8 neighbours in turn, which keeps fronts round.
-    Only the front is touched in a step: the whole costs O(pixels of `through`).
+    out: (H, W) int32: grown cells 1..count, FREE, 0 for the rest.
     """
-    width = seeds.shape[1] + 2  # a frame of one pixel that never grows spares all bound checks
-    labels = np.pad(seeds, 1).ravel()
-    free = np.pad(through & (seeds == 0), 1).ravel()
-    straight = np.array([-width, -1, 1, width])
-    around = np.concatenate((straight, [-width - 1, -width + 1, width - 1, width + 1]))
-    front = _beside(free, labels, around)
-    use_diagonals = False
-    while front.size:
-        reached = []
-        for offset in around if use_diagonals else straight:
-            target = front + offset
-            open_ = free[target]
-            target = target[open_]
-            labels[target] = labels[front[open_]]
-            free[target] = False
-            reached.append(target)
-        # a pixel stays in the front until a step to all 8 neighbours has passed it
-        front = np.concatenate(reached if use_diagonals else [front, *reached])
-        use_diagonals = not use_diagonals
-    return labels.reshape(-1, width)[1:-1, 1:-1]
+    grown = np.zeros(count + 1, np.int64), np.full(count + 1, UNSEEN)  # sizes and first pixels
+    rings, empty = Regions(), Regions()
+    beside, framed = [], []
+    for top, bottom in bands:
+        rows, seen = out[top:bottom], out[max(top - 1, 0) : bottom]
+        free, bare = rows == FREE, rows == 0
+        np.copyto(rows, 0, where=free)
+        measure(rows, top, *grown)
+        np.add(rings.label(free, top), count, out=rows, where=free)
+        rings.join(across_corners(seen > count, seen) - count)
+        rows -= empty.label(bare, top)
+        framed.append(_on_frame(rows, top == 0, bottom == len(out)))
+        open_ = np.zeros(empty.count - empty.before, bool)
+        open_[framed[-1] - empty.before - 1] = True
+        beside.append(_holes_beside(seen, empty, open_))
+    lonely, holes = rings.merged(), empty.merged()
+    cell_of = np.append(np.arange(count + 1), lonely.number[1:] + count)
+    hole, cell = np.concatenate(beside, axis=1)
+    encloser = _enclosers(holes.number[hole], cell_of[cell], holes.sizes.size)
+    encloser[holes.number[np.concatenate(framed)]] = 0
+    sizes, first = np.append(grown[0], lonely.sizes[1:]), np.append(grown[1], lonely.first[1:])
+    np.add.at(sizes, encloser, holes.sizes)
+    sizes[0] = 0  # of the holes that no cell encloses
+    numbers = _in_order(np.where(sizes >= MIN_OBJECT, first, UNSEEN))
+    _renumber(out, numbers[cell_of], numbers[encloser[holes.number]], bands)
 
 
-def _beside(free: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Flat indices of the labelled pixels with a free neighbour, in the picture's order."""
-    gaps = np.flatnonzero(free)
-    near = np.zeros(labels.shape, bool)
-    for offset in offsets:
-        near[gaps + offset] = True
-    return np.flatnonzero(near & (labels > 0))
+def _on_frame(signed: np.ndarray, is_first: bool, is_last: bool) -> np.ndarray:
+    """Numbers, made positive, of a band's regions of no cell that touch the picture's frame."""
+    sides = [signed[:, 0], signed[:, -1]]
+    sides += [signed[0]] if is_first else []
+    sides += [signed[-1]] if is_last else []
+    numbers = np.unique(np.concatenate(sides))
+    return -numbers[numbers < 0]
 
 
-def fill_holes(instances: np.ndarray) -> np.ndarray:
-    """Give every hole that a single instance encloses to that instance.
+def _holes_beside(signed: np.ndarray, regions: Regions, no_hole: np.ndarray) -> np.ndarray:
+    """Pairs of a region that may be a hole and a cell beside it: (2, N) int32.
 
-    instances: (H, W) int32. A hole is a 4-connected unlabelled region off the picture's frame.
-    Returns (H, W) int32.
+    signed: (rows, W) int32, a band of `regions` and the row above. no_hole: (parts,) bool for the
+    band's own.
     """
-    regions = _connected(instances == 0, connectivity=4)
-    count = int(regions.max(initial=0)) + 1
-    lowest = np.full(count, np.iinfo(np.int32).max, np.int32)
-    highest = np.zeros(count, np.int32)
-    for inside, outside in NEIGHBOURS:
-        touching = (regions[inside] > 0) & (instances[outside] > 0)
-        region, label = regions[inside][touching], instances[outside][touching]
-        np.minimum.at(lowest, region, label)
-        np.maximum.at(highest, region, label)
-    enclosing = np.where(lowest == highest, highest, 0)
-    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
-        enclosing[edge] = 0
-    enclosing[0] = 0  # region 0: the labelled pixels themselves
-    filled: np.ndarray = instances + enclosing[regions]
-    return filled
+    hole, cell = touching(signed)
+    part = np.maximum(hole - regions.before, 0)  # 0: of the band above
+    possible = ~np.append(False, no_hole)[part]
+    return distinct(hole[possible], cell[possible])
 
 
-def drop_small(instances: np.ndarray, min_size: int) -> np.ndarray:
-    """Remove instances under `min_size` px and number the others 1..N in their old order.
-
-    instances: (H, W) int32. Returns (H, W) int32.
-    """
-    sizes = np.bincount(instances.ravel())
-    keep = sizes >= min_size
-    keep[0] = False
-    numbers: np.ndarray = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    renumbered: np.ndarray = numbers[instances]
-    return renumbered
+def _enclosers(holes: np.ndarray, cells: np.ndarray, count: int) -> np.ndarray:
+    """The only cell beside each of the regions 0..count-1, or 0. holes, cells: pairs of those."""
+    lowest, highest = np.full(count, MOST, np.int64), np.zeros(count, np.int64)
+    np.minimum.at(lowest, holes, cells)
+    np.maximum.at(highest, holes, cells)
+    return np.where(lowest == highest, highest, 0)
 
 
-def _connected(mask: np.ndarray, connectivity: Literal[4, 8]) -> np.ndarray:
-    regions = cc3d.connected_components(mask, connectivity=connectivity)
-    return regions.astype(np.int32)
+def _in_order(first: np.ndarray) -> np.ndarray:
+    """Numbers 1..N in the order of first pixels, 0 where UNSEEN: int32."""
+    numbers = np.zeros(first.size, np.int32)
+    count = np.count_nonzero(first < UNSEEN)
+    numbers[np.argsort(first)[:count]] = np.arange(1, count + 1)
+    return numbers
+
+
+def _renumber(
+    out: np.ndarray, cells: np.ndarray, others: np.ndarray, bands: list[tuple[int, int]]
+) -> None:
+    """Final numbers for provisional ones, in place: `cells` for positive, `others` for negative."""
+    table = np.append(cells, others[:0:-1]).astype(np.int32)  # negative ones count from the end
+    for top, bottom in bands:
+        out[top:bottom] = table[out[top:bottom]]
