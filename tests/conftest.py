@@ -14,7 +14,7 @@ ABOUT = {"encoding": "paper", "decoder": "regrow", "tile": 64, "smallest": 32}
 
 
 def save_tiny_bundle(folder: Path, folds: tuple[str, ...] = ("0", "1")) -> Path:
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # of few seeds that show cells in any picture, with either decoder
     states = {fold: build(TINY).state_dict() for fold in folds}
     save_bundle(folder, TINY, states, ABOUT)
     return folder

@@ -1,0 +1,121 @@
+"""python tests/zoo/make.py OUT [--table FILE]: files of every kind that a reader may meet.
+
+Writes OUT/images, a plain PNG of the same pixels for each that can be read (OUT/plain), and
+OUT/expectations.json: by name, what the file is and what has to become of it. --table writes the
+same as a page of documentation. The pixels are crops of the real images in tests/data.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from exhibits import ERROR, PASSED_OVER, PLAIN, Expectation
+from PIL import Image
+from places import damaged, names
+from simple import bmps, jpegs, pngs
+from tiffs import (
+    tiff_channels,
+    tiff_compressions,
+    tiff_layouts,
+    tiff_photometrics,
+    tiff_stacks,
+    tiff_types,
+)
+
+from reunet.images import ENDINGS, MAX_PIXELS, PIXEL_BYTES
+from reunet.tiffchecks import MAX_DIRECTORIES
+
+GROUPS = (
+    *(pngs, jpegs, bmps),
+    *(tiff_compressions, tiff_layouts, tiff_types, tiff_photometrics, tiff_channels, tiff_stacks),
+    *(names, damaged),
+)
+
+
+def make(out: Path) -> dict[str, Expectation]:
+    """Write all files. Returns what is expected, by the path below OUT/images."""
+    images, plain = out / "images", out / "plain"
+    shutil.rmtree(images, ignore_errors=True)
+    plain.mkdir(parents=True, exist_ok=True)
+    expectations = {}
+    for exhibit in (exhibit for group in GROUPS for exhibit in group()):
+        path = images / exhibit.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exhibit.write(path)
+        expectations[exhibit.name] = exhibit.expected
+    for name, pixels in PLAIN.items():
+        Image.fromarray(pixels).save(plain / f"{name}.png")
+    entries = {name: asdict(expected) for name, expected in expectations.items()}
+    (out / "expectations.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    return expectations
+
+
+def as_table(expectations: dict[str, Expectation]) -> str:
+    """A page of documentation, one table a group."""
+    lines = [HEAD]
+    groups = dict.fromkeys(expected.group for expected in expectations.values())
+    for group in groups:
+        lines += [f"## {group}", "", "| file | what it is | outcome |", "|---|---|---|"]
+        for name, expected in expectations.items():
+            if expected.group == group:
+                lines.append(f"| {in_cell(name)} | {expected.what} | {outcome(expected)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def in_cell(name: str) -> str:
+    """A file name as it can stand in a table."""
+    shown = name if name.isprintable() else ascii(name)[1:-1]
+    shown = shown if len(shown) <= 40 else f"{shown[:20]}…{shown[-12:]}"
+    return "`` " + shown.replace("|", "\\|") + " ``" if "`" in shown else f"`{shown}`"
+
+
+def outcome(expected: Expectation) -> str:
+    """What becomes of a file, in words."""
+    if expected.outcome == ERROR:
+        return f"error: “{expected.error}”"
+    if expected.outcome == PASSED_OVER:
+        return "passed over"
+    note = ", with a note" if expected.notes else ""
+    return f"labels of `{expected.plain}.png`{note}"
+
+
+HEAD = f"""# What is read, and how
+
+Written by `python tests/zoo/make.py OUT --table docs/inputs.md`. `tests/test_zoo.py` runs
+`reunet predict` over all of these files and compares each label image, pixel by pixel, with that of
+a plain 8-bit PNG of the same pixels.
+
+* **Files.** The contents decide how a file is read; its ending only has to be one of
+  `{" ".join(ENDINGS)}`, in any case. Symbolic links are followed. Sub-folders,
+  hidden files and other endings are passed over. A label is named after the image up to the first
+  dot; of two images whose labels would bear one name, the second is an error.
+* **Colours.** Grey is repeated three times, a palette becomes RGB, CMYK is mixed, alpha is dropped,
+  white-is-zero is inverted. Profiles, gamma and the orientation in EXIF are not applied: the
+  challenge measures the stored array, and a label has to lie on it.
+* **Channels and planes.** Of more than three channels the first three count; of two, the third is
+  empty. Of a stack the first plane counts, of a pyramid the full size. A `note:` says so.
+* **Numbers.** Integers of 1 to 64 bits and floats; NaN and infinities become 0, with a note.
+* **Limits.** {MAX_PIXELS:,} pixels of {PIXEL_BYTES} bytes; `REUNET_MAX_PIXELS=2000000000` in the
+  environment raises the limit to as many pixels. {MAX_DIRECTORIES:,} pictures in a TIFF.
+* **Damage.** Half a picture is an error, never half a label. A file that would take more time or
+  memory than its picture justifies is refused (`reunet/tiffchecks.py`).
+"""
+
+
+def main() -> None:
+    """Run as the module's first line says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    expectations = make(arguments.out)
+    if arguments.table:
+        arguments.table.write_text(as_table(expectations), encoding="utf-8")
+    print(f"{len(expectations)} files")
+
+
+if __name__ == "__main__":
+    main()
