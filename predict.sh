@@ -3,22 +3,27 @@
 # Segments an image or a folder of images. Without arguments: /workspace/inputs into
 # /workspace/outputs where they exist (the challenge's container), else the bundled samples
 # into ./outputs. Where reunet is not installed, it is first set up in .venv.
+# With REUNET_REPORT=1 in the environment a report.json is written beside the labels.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
+case $0 in
+*/*) here=$(cd "${0%/*}" && pwd) ;;
+*) here=$PWD ;;
+esac
+export PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}" # may be missing in a bare environment
+export REUNET_WEIGHTS="${REUNET_WEIGHTS:-$here/weights}"
 
 if [ $# -eq 0 ]; then
     if [ -d /workspace/inputs ]; then
-        set -- /workspace/inputs /workspace/outputs
+        set -- /workspace/inputs /workspace/outputs --budget challenge
     else
         set -- "$here/tests/data/samples/images" outputs
     fi
 fi
 
-export REUNET_WEIGHTS="${REUNET_WEIGHTS:-$here/weights}"
-
-if cmp -s "$here/requirements.txt" "$here/.venv/complete"; then
+# The challenge's clock is running: where reunet is installed, nothing but it is started.
+if [ -e "$here/.venv/complete" ] && cmp -s "$here/requirements.txt" "$here/.venv/complete"; then
     reunet=$here/.venv/bin/reunet
-elif command -v reunet >/dev/null 2>&1; then
+elif command -v reunet >/dev/null; then
     reunet=reunet
 else
     echo "setting up reunet in $here/.venv (once)" >&2

@@ -1,53 +1,249 @@
-"""Many images, one after the other: what goes wrong with one does not touch the others."""
+"""Many images: what goes wrong with one does not touch the others.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Three steps overlap: reading on one thread, the network on the caller's, decoding and writing on a
+third. At most AHEAD images wait between two steps, so that memory holds a few of them, however
+many there are. Images are done, and reported, in the order in which they were given.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from reunet.images import ImageError, label_path, read_image, write_label
-from reunet.pipeline import Model, segment
+import numpy as np
+
+from reunet.budget import allowance, fit, seconds_since_start
+from reunet.images import ImageError, Picture, label_path, one_line, read_image, write_label
+from reunet.pipeline import Model, predict_classes
+from reunet.resume import cells_of_kept_label, image_hash, settings_line
+from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
+from reunet.weights import WeightsError
+
+AHEAD = 2  # images that wait between two steps
+CAUSE_AT_MOST = 200  # characters of a foreign error message that are shown
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Outcome:
+    """What became of one image: its number of cells, or else the error in one line.
+
+    kept: its label was there already and was not made again. notes: what was assumed about its
+    channels. seconds: by step, of those it went through: reading, network, decoding, writing; from
+    SLIDE_PIXELS on, where they take turns, reading and `slide`.
+    """
+
+    image: Path
+    label: Path
+    cells: int = 0
+    kept: bool = False
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Job:
+    """An image on its way; pixels and classes are let go as soon as they are used."""
+
+    outcome: Outcome
+    image_hash: str = ""
+    shape: tuple[int, int] = (0, 0)  # H, W
+    slide: bool = False
+    picture: Picture | None = None
+    classes: np.ndarray | None = None
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; whatever goes wrong in it becomes this image's error and nobody else's.
+
+        But for weights that prove damaged when they are first used: no image can do without them.
+        """
+        started = time.perf_counter()
+        try:
+            yield
+        except WeightsError:
+            raise
+        except Exception as error:
+            self.outcome.error = _in_one_line(self.outcome.image, error)
+        self.outcome.seconds[name] = time.perf_counter() - started
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one image: its number of cells, or else the error in one line."""
+class _Run:
+    """What the steps of all images share. owners: of labels, the images they are made from."""
 
-    image: Path
-    cells: int = 0
-    error: str | None = None
-    notes: tuple[str, ...] = ()
+    model: Model
+    tta: bool
+    decoder: str
+    resume: bool
+    budget: str | None
+    settings: Future[str]
+    paces: dict[tuple[int, int], float] = field(default_factory=dict)
+    owners: dict[Path, Path] = field(default_factory=dict)
+
+    def origin(self, job: _Job) -> str:
+        return f"image {job.image_hash}, {self.settings.result()}"
 
 
 def segment_files(
-    images: Sequence[Path], output: Path, model: Model, *, tta: bool, decoder: str | None
-) -> Iterator[Outcome]:
+    images: Sequence[Path],
+    output: Path,
+    model: Model,
+    *,
+    tta: bool,
+    decoder: str | None,
+    resume: bool = False,
+    budget: str | None = None,
+) -> Generator[Outcome]:
     """Write `<name up to the first dot>_label.tiff` into `output` for every image.
 
-    Yields an Outcome as each image is done. Of images whose labels would bear one name, the first
-    is segmented and the others are errors: no label is overwritten by another image's.
+    Yields an Outcome an image, in order. Of images whose labels would bear one name, the first
+    that can be read is segmented and the others are errors: no label is overwritten by another
+    image's. resume: keep labels made from the very same image, weights and settings (`resume`).
+    budget: see `budget.allowance`; folds and mirroring are cut to what the time allows.
+    An interrupt (KeyboardInterrupt) ends the network at once; what is past it is still written and
+    yielded before the interrupt goes on to the caller. Raises WeightsError where weights prove
+    damaged when they are first used.
     """
-    taken: dict[Path, Path] = {}
-    for image in images:
-        label = label_path(image, output)
-        first = taken.setdefault(label, image)
-        if first != image:
-            yield Outcome(
-                image, error=f"{image}: its label would overwrite that of {first.name}: rename one"
+    decoder = decoder or model.bundle.decoder
+    jobs = (_Job(Outcome(image, label_path(image, output))) for image in images)
+    waiting: deque[Future[Outcome]] = deque()
+    interrupt = None
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as finishing:
+        settings = finishing.submit(
+            _prepare_to_finish, model, tta=tta, decoder=decoder, budget=budget
+        )
+        run = _Run(model, tta, decoder, resume, budget, settings)
+        try:
+            for job in _ahead(reading, partial(_read, run), jobs):
+                _classify(run, job)
+                waiting.append(finishing.submit(_finish, run, job))
+                while waiting and (len(waiting) > AHEAD or waiting[0].done()):
+                    outcome = waiting[0].result()
+                    waiting.popleft()
+                    yield outcome
+        except KeyboardInterrupt as signal:
+            interrupt = signal
+        finally:
+            reading.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    if interrupt:
+        raise interrupt
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, step: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """`map` on a pool, in order, but no more than AHEAD results in advance."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(step, item))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _prepare_to_finish(model: Model, *, tta: bool, decoder: str, budget: str | None) -> str:
+    """Import what comes after the network while the first image is read; say what is set."""
+    import tifffile  # noqa: F401
+
+    import reunet.instances  # noqa: F401
+
+    return settings_line(model, tta=tta, decoder=decoder, budget=budget)
+
+
+def _read(run: _Run, job: _Job) -> _Job:
+    outcome = job.outcome
+    with job.step("reading"):
+        folder = outcome.label.parent
+        if not folder.is_dir():  # no use in segmenting what cannot be written
+            raise ImageError(one_line(f"{folder}: is gone; make the folder of the labels again"))
+        job.image_hash = image_hash(outcome.image)
+        cells = cells_of_kept_label(outcome.label, run.origin(job)) if run.resume else None
+        if cells is not None:
+            outcome.kept, outcome.cells = True, cells
+        elif job.image_hash and (shape := slide_shape(outcome.image)):
+            job.shape, job.slide = shape, True
+        else:
+            picture = read_image(outcome.image)
+            outcome.notes = picture.notes
+            height, width, _ = picture.pixels.shape
+            job.shape = height, width
+            job.slide = height * width >= SLIDE_PIXELS  # no TIFF: read once more, in its turn
+            job.picture = None if job.slide else picture
+        first = run.owners.setdefault(outcome.label, outcome.image)
+        if first != outcome.image:
+            job.picture, job.slide = None, False
+            cause = f"its label would overwrite that of {first.name}; rename one"
+            raise ImageError(one_line(f"{outcome.image}: {cause}"))
+    return job
+
+
+def _classify(run: _Run, job: _Job) -> None:
+    outcome = job.outcome
+    if job.slide:
+        with job.step("slide"):
+            model, tta, chosen = _what_fits(run, job)
+            outcome.cells, notes = segment_slide(
+                outcome.image,
+                outcome.label,
+                model,
+                tta=tta,
+                decoder=run.decoder,
+                origin=run.origin(job),
             )
-            continue
-        yield _segment_file(image, label, model, tta=tta, decoder=decoder)
+            outcome.notes = (*notes, *chosen)
+    elif job.picture is not None:
+        with job.step("network"):
+            model, tta, chosen = _what_fits(run, job)
+            outcome.notes += chosen
+            job.classes = predict_classes(job.picture, model, tta=tta)
+        job.picture = None
 
 
-def _segment_file(
-    image: Path, label: Path, model: Model, *, tta: bool, decoder: str | None
-) -> Outcome:
-    try:
-        picture = read_image(image)
-        instances = segment(picture, model, tta=tta, decoder=decoder)
-        write_label(label, instances)
-    except ImageError as error:
-        return Outcome(image, error=str(error))
-    except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for a full CPU
-        cause = " ".join(str(error).split())[:200] or "out of memory"
-        return Outcome(image, error=f"{image}: {cause}: crop it, or try --device cpu")
-    return Outcome(image, cells=int(instances.max()), notes=picture.notes)
+def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
+    """Folds, mirroring and tiles within the budget of an image, and a note on what was chosen."""
+    if run.budget is None:
+        return run.model, run.tta, ()
+    # The first image's time began with the process, that of the others with their turn.
+    spent = sum(job.outcome.seconds.values()) if run.paces else seconds_since_start()
+    seconds = allowance(run.budget, job.shape) - spent
+    model, tta, note = fit(run.model, job.shape, seconds, run.tta, run.paces)
+    return model, tta, (note,)
+
+
+def _finish(run: _Run, job: _Job) -> Outcome:
+    if job.classes is None:
+        return job.outcome
+    from reunet.instances import decode
+
+    instances = None
+    with job.step("decoding"):
+        instances = decode(job.classes, run.decoder, run.model.bundle.encoding)
+    job.classes = None
+    if instances is not None:
+        with job.step("writing"):
+            write_label(job.outcome.label, instances, run.origin(job))
+            job.outcome.cells = int(instances.max())
+    return job.outcome
+
+
+def _in_one_line(image: Path, error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    cause, way_out = str(error)[:CAUSE_AT_MOST], "report it, with the image if you can"
+    if isinstance(error, MemoryError | RuntimeError):  # a backend has no kind of its own for these
+        cause, way_out = cause or "out of memory", "crop the image, or try --device cpu"
+    else:
+        cause = f"{type(error).__name__}: {cause}"
+    return one_line(f"{image}: {' '.join(cause.split())}; {way_out}")

@@ -1,11 +1,18 @@
-"""The command `reunet`. Exit codes: 0 all done, 1 some images failed, 2 nothing could be started.
+"""The command `reunet`.
+
+Exit codes: 0 all done; 1 some images failed, or the report could not be written; 2 nothing could
+be started; 130 interrupted by Ctrl-C or SIGTERM: the labels finished by then are kept.
 
 Slow imports (torch above all) wait until a command needs them: start-up counts in the challenge.
 """
 
+import contextlib
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from reunet.batch import Outcome
+    from reunet.pipeline import Model
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("regrow", "paper")
@@ -27,11 +35,28 @@ class CannotStart(click.ClickException):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        from reunet.images import one_line
+
+        super().__init__(one_line(message))  # it names files, and these may have any name
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="reunet", prog_name="reunet")
 def main() -> None:
     """Cell instance segmentation in microscope images of any modality."""
+
+
+def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """`challenge` or seconds. Raises click.BadParameter for anything else."""
+    if value is not None:
+        from reunet.budget import allowance
+
+        try:
+            allowance(value, (1, 1))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
 
 
 @main.command()
@@ -44,6 +69,18 @@ def main() -> None:
 @click.option("--decoder", type=click.Choice(DECODERS), help="[default: the bundle's]")
 @click.option("--folds", help="Folds to average, such as 0,2.  [default: all]")
 @click.option("--tta/--no-tta", default=True, show_default=True, help="Average over mirror images.")
+@click.option(
+    "--budget",
+    metavar="challenge|SECONDS",
+    callback=check_budget,
+    help="Time an image may take; folds and mirroring are cut to fit.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Keep labels made from the same image, weights and settings."
+)
+@click.option(
+    "--report", is_flag=True, envvar="REUNET_REPORT", help="Also write OUTPUT/report.json."
+)
 def predict(
     source: Path,
     output: Path,
@@ -52,10 +89,70 @@ def predict(
     decoder: str | None,
     folds: str | None,
     tta: bool,
+    budget: str | None,
+    resume: bool,
+    report: bool,
 ) -> None:
     """Segment INPUT (an image or a folder of images) into label images in the folder OUTPUT."""
-    images = find_images(source, output)
-    from reunet.batch import segment_files
+    done: list[Outcome] = []
+    with interruptible(done), one_line_warnings() as warned:
+        images = find_images(source, output)
+        model = start(output, weights, device, folds)
+        from reunet.batch import segment_files
+
+        started = time.monotonic()
+        outcomes = segment_files(
+            images, output, model, tta=tta, decoder=decoder, resume=resume, budget=budget
+        )
+        if report:
+            from reunet.report import REPORT, describe, reporting
+
+            asked = {"input": str(source), "device": device, "decoder": decoder}
+            about = describe(model, {**asked, "tta": tta, "budget": budget, "resume": resume})
+            outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
+        complete = show(outcomes, len(images), done)
+    seconds = time.monotonic() - started
+    click.echo(f"{summary_line(done, len(images))}, {seconds:.1f} s on {model.device}")
+    failed = sum(outcome.error is not None for outcome in done)
+    if failed:
+        click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
+    if failed or not complete:
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def interruptible(done: Sequence["Outcome"]) -> Iterator[None]:
+    """End on Ctrl-C and SIGTERM with one line and exit code 130. done: the images done so far."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        labels = sum(outcome.error is None for outcome in done)
+        click.echo(f"interrupted: {labels} labels are done; --resume makes the others", err=True)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[list[str]]:
+    """Python's warnings become one line each, are said once, and collected."""
+    texts: list[str] = []
+
+    def show_one(message: Warning | str, *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in texts:
+            texts.append(text)
+            click.echo(f"warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_one
+        yield texts
+
+
+def start(output: Path, weights: Path | None, device: str, folds: str | None) -> "Model":
+    """The model, and a folder to write to. Raises CannotStart."""
+    from reunet.images import remove_leftovers
     from reunet.pipeline import load_model
 
     try:
@@ -65,16 +162,10 @@ def predict(
         raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"{output}: cannot be created: {error.strerror}") from error
-    started = time.monotonic()
-    outcomes = show(segment_files(images, output, model, tta=tta, decoder=decoder), len(images))
-    failed = sum(outcome.error is not None for outcome in outcomes)
-    cells = sum(outcome.cells for outcome in outcomes)
-    seconds = time.monotonic() - started
-    done = f"{len(images) - failed} of {len(images)} images, {cells} cells"
-    click.echo(f"{done}, {seconds:.1f} s on {model.device.type}")
-    if failed:
-        click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
-        sys.exit(1)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise CannotStart(f"{output}: cannot be written to: choose another folder")
+    remove_leftovers(output)
+    return model
 
 
 def find_images(source: Path, output: Path) -> list[Path]:
@@ -101,24 +192,51 @@ def find_images(source: Path, output: Path) -> list[Path]:
     return images
 
 
-def show(outcomes: Iterable["Outcome"], total: int) -> list["Outcome"]:
-    """Run through the outcomes and print what they have to say, one line a message.
+def show(outcomes: Generator["Outcome"], total: int, done: list["Outcome"]) -> bool:
+    """Run through the outcomes, add them to `done` and print what they have to say, line by line.
 
-    On a terminal a bar tells how many images are done and how long the others will take.
+    On a terminal a bar tells how many images are done and how long the others will take. Returns
+    False where the run could not go on (a fold that proves damaged when it is first used) or not be
+    recorded (`--report`), which is printed too; raises CannotStart if that is before any outcome.
     """
-    done = []
+    from reunet.images import ImageError
+    from reunet.weights import WeightsError
+
     quiet = not sys.stderr.isatty()
-    with click.progressbar(
-        outcomes, total, "segmenting", show_pos=True, file=sys.stderr, hidden=quiet
-    ) as bar:
-        for outcome in bar:
-            messages = [f"note: {outcome.image}: {note}" for note in outcome.notes]
-            if outcome.error:
-                messages.append(f"error: {outcome.error}")
-            for message in messages:
-                click.echo(message if quiet else f"\r\033[K{message}", err=True)
-            done.append(outcome)
-    return done
+    with (
+        contextlib.closing(outcomes),
+        click.progressbar(
+            outcomes, total, "segmenting", show_pos=True, file=sys.stderr, hidden=quiet
+        ) as bar,
+    ):
+        try:
+            for outcome in bar:
+                done.append(outcome)
+                for message in messages(outcome):
+                    click.echo(message if quiet else f"\r\033[K{message}", err=True)
+        except (WeightsError, ImageError) as error:  # the report's: an image's is in its outcome
+            if not done:
+                raise CannotStart(str(error)) from error
+            click.echo(f"error: {error}", err=True)
+            return False
+    return True
+
+
+def messages(outcome: "Outcome") -> Iterator[str]:
+    """What there is to say about an image, one line each, whatever its name holds."""
+    from reunet.images import one_line
+
+    yield from (one_line(f"note: {outcome.image}: {note}") for note in outcome.notes)
+    if outcome.error:
+        yield one_line(f"error: {outcome.error}")
+
+
+def summary_line(done: Sequence["Outcome"], total: int) -> str:
+    """How many of `total` images have a label, and how many cells."""
+    labels = sum(outcome.error is None for outcome in done)
+    kept = sum(outcome.kept for outcome in done)
+    cells = sum(outcome.cells for outcome in done)
+    return f"{labels} of {total} images{f' ({kept} kept)' if kept else ''}, {cells} cells"
 
 
 @main.command()
@@ -133,6 +251,7 @@ def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
     Where a meta.csv beside the true labels has columns name and modality, figures by modality
     and their mean are shown too.
     """
+    from reunet.images import one_line
     from reunet.metric import read_modalities, score_folder, summarise, write_csv
 
     try:
@@ -144,16 +263,18 @@ def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
     except (ValueError, OSError) as error:
         raise CannotStart(str(error)) from error
     for name, score in evaluation.scores.items():
+        shown = one_line(f"{name:<50} {modalities.get(name, ''):<6}")
         click.echo(
-            f"{name:<50} {modalities.get(name, ''):<6} F1 {score.f1:.4f}  "
+            f"{shown} F1 {score.f1:.4f}  "
             f"true {score.n_true}  predicted {score.n_pred}  correct {score.tp}"
         )
     if summary:
         click.echo(f"\n{summary}")
     if evaluation.missing:
-        click.echo(f"note: not predicted, not scored: {some(evaluation.missing)}", err=True)
+        missing = one_line(some(evaluation.missing))
+        click.echo(f"note: not predicted, not scored: {missing}", err=True)
     for reason in evaluation.failed.values():
-        click.echo(f"error: {reason}", err=True)
+        click.echo(one_line(f"error: {reason}"), err=True)
     if evaluation.failed:
         sys.exit(1)
 

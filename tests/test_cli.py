@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 import reunet
-from reunet import batch, cli, instances, pipeline
+from reunet import cli, pipeline, weights
 from reunet.images import read_label
 
 YEAST = "baby_yeast_bf__prime95b_testC_tp3"
@@ -117,29 +117,8 @@ def test_evaluate_prints_the_metric_and_writes_the_table(tmp_path: Path) -> None
 def test_the_choices_are_those_of_the_modules() -> None:
     """The command names them itself: it must not import torch to print its help."""
     assert cli.DEVICES == pipeline.DEVICES
-    assert cli.DECODERS == instances.DECODERS
-
-
-def test_a_network_that_fails_costs_one_image(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = pipeline.load_model(bundle, "cpu")
-    real = batch.segment
-    calls = []
-
-    def fail_once(*arguments: object, **options: object) -> np.ndarray:
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise RuntimeError("out of memory:\ntried to allocate 99 GiB")
-        return real(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(batch, "segment", fail_once)
-    paths = [SAMPLES / "images" / f"{n}.png" for n in ("dsb2018__00ae65c1c6631ae6", YEAST)]
-    outcomes = list(batch.segment_files(paths, tmp_path, model, tta=False, decoder=None))
-    assert outcomes[0].error is not None
-    assert "out of memory: tried" in outcomes[0].error
-    assert outcomes[1].error is None
-    assert [p.name for p in tmp_path.glob("*.tiff")] == [f"{YEAST}_label.tiff"]
+    assert cli.DECODERS == weights.DECODERS
+    assert cli.ENCODINGS == weights.ENCODINGS
 
 
 def test_version() -> None:

@@ -1,0 +1,115 @@
+"""The plan that fits a time: best first, never more than it says."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from reunet.batch import segment_files
+from reunet.budget import RESERVE, Plan, allowance, choose, fit, plans, seconds_since_start
+from reunet.cli import main
+from reunet.images import list_images, read_label
+from reunet.pipeline import load_model, segment
+from reunet.tiles import tile_windows
+
+SHAPE, TILE = (1500, 2000), (512, 512)
+
+
+@pytest.mark.parametrize("plan", list(plans(3)), ids=str)
+@pytest.mark.parametrize("shape", [(512, 512), (513, 512), SHAPE, (3001, 700)])
+def test_passes_are_the_tiles_times_folds_and_mirror_images(
+    plan: Plan, shape: tuple[int, int]
+) -> None:
+    windows = list(tile_windows(shape, TILE, plan.step))
+    assert plan.passes(shape, TILE) == len(windows) * plan.folds * (4 if plan.mirror else 1)
+
+
+def test_plans_get_cheaper_and_end_with_the_least() -> None:
+    costs = [plan.passes(SHAPE, TILE) for plan in plans(5)]
+    assert all(better > worse for better, worse in pairwise(costs))
+    *_, least = plans(5)
+    assert (least.folds, least.mirror) == (1, False)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1, 5, 10, 30, 100, 1000])
+def test_the_choice_fits_and_no_better_one_would(seconds: float) -> None:
+    per_pass = 0.25
+    plan, fits = choose(seconds, per_pass, SHAPE, TILE, plans(5))
+    usable = seconds * (1 - RESERVE)
+    order = list(plans(5))
+    for better in order[: order.index(plan)]:
+        assert better.passes(SHAPE, TILE) * per_pass > usable
+    assert fits == (plan.passes(SHAPE, TILE) * per_pass <= usable)
+    assert fits or plan == order[-1]
+
+
+def test_challenge_gives_ten_seconds_and_then_ten_a_megapixel() -> None:
+    assert allowance("challenge", (10, 10)) == 10
+    assert allowance("challenge", (1000, 1000)) == 10
+    assert allowance("challenge", (2000, 3000)) == pytest.approx(60)
+    assert allowance("2.5", (2000, 3000)) == 2.5
+
+
+@pytest.mark.parametrize("budget", ["", "soon", "0", "-1", "nan", "inf"])
+def test_other_budgets_are_refused(budget: str) -> None:
+    with pytest.raises(ValueError, match="give challenge or seconds"):
+        allowance(budget, SHAPE)
+
+
+def test_the_process_has_an_age() -> None:
+    first = seconds_since_start()
+    assert 0 < first < 3600
+    assert seconds_since_start() >= first
+
+
+SAMPLES = Path(__file__).with_name("data") / "samples" / "images"
+
+
+@pytest.mark.parametrize(("seconds", "tta"), [(1e6, True), (1e6, False), (1e-6, True)])
+def test_fit_takes_all_there_is_time_for(seconds: float, tta: bool) -> None:
+    model = load_model(device="cpu")
+    three = replace(model, networks=model.networks[:1] * 3, folds=("a", "b", "c"))
+    few, mirror, note = fit(three, SHAPE, seconds, tta, paces={})
+    if seconds > 1:
+        assert (len(few.networks), mirror) == (3, tta)
+        assert "longer than allowed" not in note
+    else:
+        assert (few.folds, mirror) == (("a",), False)
+        assert few.tiling().step > three.tiling().step
+        assert "longer than allowed" in note
+
+
+def test_a_pace_is_measured_once_a_tile() -> None:
+    calls = []
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        calls.append(tiles.shape[2:])
+        return tiles
+
+    model = replace(load_model(device="cpu"), networks=(network,))
+    paces: dict[tuple[int, int], float] = {}
+    for shape in (SHAPE, SHAPE, (100, 100), (3000, 3000)):
+        fit(model, shape, 10, True, paces)
+    assert sorted(set(calls)) == sorted(paces)
+    assert len(calls) == 2 * len(paces) == 4
+
+
+def test_too_small_a_budget_does_the_least_and_says_so(tmp_path: Path) -> None:
+    image = list_images(SAMPLES)[0]
+    model = load_model(device="cpu")
+    [outcome] = segment_files([image], tmp_path, model, tta=True, decoder=None, budget="0.001")
+    assert outcome.error is None
+    assert any("longer than allowed" in note for note in outcome.notes)
+    first = replace(model, networks=model.networks[:1], folds=model.folds[:1], step=0.75)
+    np.testing.assert_array_equal(read_label(outcome.label), segment(image, first, tta=False))
+
+
+def test_a_bad_budget_starts_nothing(tmp_path: Path) -> None:
+    arguments = ["predict", str(SAMPLES), str(tmp_path / "out"), "--budget", "soon"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "give challenge or seconds" in result.output
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""The same image gives the same label: again, on other cores, in bands, in batches.
+
+With the shipped weights and real images, because rounding only shows where classes are close.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reunet import predict
+from reunet.images import label_path, read_image, read_label
+from reunet.instances import decode
+from reunet.normalise import normalise_channels
+from reunet.pipeline import Model, load_model, segment
+from reunet.slides import segment_slide
+
+SAMPLES = Path(__file__).with_name("data") / "samples" / "images"
+REUNET = Path(sys.executable).with_name("reunet")
+NAMES = sorted(path.stem for path in SAMPLES.iterdir())
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A piece of every sample."""
+    folder = tmp_path_factory.mktemp("crops")
+    for path in SAMPLES.iterdir():
+        Image.open(path).crop((30, 40, 190, 170)).save(folder / path.name)
+    return folder
+
+
+def labels_of_a_run(
+    images: Path, output: Path, *options: str, **environment: str
+) -> dict[str, bytes]:
+    """File contents, made by a process of its own on the first core or the first two."""
+    cores = sorted(os.sched_getaffinity(0))[: int(environment.pop("cores", "2"))]
+    result = subprocess.run(
+        [REUNET, "predict", images, output, "--device", "cpu", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    assert result.returncode == 0, result.stderr
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_runs_and_cores(crops: Path, tmp_path: Path) -> None:
+    first = labels_of_a_run(crops, tmp_path / "first", "--no-tta")
+    assert len(first) == len(NAMES)
+    assert labels_of_a_run(crops, tmp_path / "again", "--no-tta") == first
+    one = {"cores": "1", "OMP_NUM_THREADS": "1"}
+    assert labels_of_a_run(crops, tmp_path / "one core", "--no-tta", **one) == first
+
+
+@pytest.mark.slow
+def test_runs_and_cores_on_whole_samples(tmp_path: Path) -> None:
+    first = labels_of_a_run(SAMPLES, tmp_path / "first")
+    assert len(first) == len(NAMES)
+    assert labels_of_a_run(SAMPLES, tmp_path / "again") == first
+    assert labels_of_a_run(SAMPLES, tmp_path / "one core", cores="1") == first
+    assert labels_of_a_run(SAMPLES, tmp_path / "one thread", OMP_NUM_THREADS="1") == first
+
+
+def load_on_pytorch(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """The fallback on a CPU, and what training validates with."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr("reunet.openvino_backend.build_network", fail)
+    with pytest.warns(RuntimeWarning, match=r"PyTorch.* takes over"):
+        return load_model(device="cpu")
+
+
+def test_threads_of_pytorch(crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model = load_on_pytorch(monkeypatch)
+    path = crops / f"{NAMES[1]}.png"
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(segment(path, model, tta=False))
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_and_streamed(name: str, crops: Path, model: Model, tmp_path: Path) -> None:
+    path = crops / f"{name}.png"
+    label = label_path(path, tmp_path)
+    segment_slide(path, label, model, tta=False)
+    np.testing.assert_array_equal(read_label(label), segment(path, model, tta=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_and_streamed_samples(name: str, model: Model, tmp_path: Path) -> None:
+    test_whole_and_streamed(name, SAMPLES, model, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_batches_of_one_and_of_eight(
+    backend: str, crops: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With mirroring on two tiles a row: logits within 1e-4, labels equal."""
+    if backend == "torch":
+        model = load_on_pytorch(monkeypatch)
+    tiling = dataclasses.replace(model.tiling(), tile=128, smallest=64)
+    image = normalise_channels(read_image(crops / f"{NAMES[2]}.png").pixels)
+    one, eight = (
+        predict.predict_logits(image, model.networks, dataclasses.replace(tiling, batch=n))
+        for n in (1, 8)
+    )
+    np.testing.assert_allclose(one, eight, atol=1e-4)
+    labels = [decode(x.argmax(axis=0).astype(np.uint8)) for x in (one, eight)]
+    assert labels[0].max() > 1
+    np.testing.assert_array_equal(*labels)
