@@ -1,4 +1,4 @@
-"""The whole chain on real images: prepare, train, fine-tune, export, predict, evaluate.
+"""The whole chain on real images: prepare, train, fine-tune, teach itself, export, predict.
 
 A tiny network learns eight small crops by heart; everything runs as the train scripts run it.
 """
@@ -24,10 +24,12 @@ from reunet.normalise import normalise_channels, z_score
 from reunet.pipeline import load_model, segment
 from reunet.predict import Tiling, predict_scaled
 from reunet.tiles import content_box
+from reunet.torch_backend import build_network
 from reunet.training import dataset
 from reunet.training.jobs import FINAL, Job, results_folder
 from reunet.training.presets import PRESETS
 from reunet.training.trainer import nnUNetTrainerReUNet
+from reunet.weights import load_tensors, open_bundle
 
 pytestmark = pytest.mark.slow
 SAMPLES = Path(__file__).with_name("data") / "samples"
@@ -67,11 +69,24 @@ def crop_samples(folder: Path) -> None:
             tifffile.imwrite(folder / "labels" / f"{path.stem}_{part}_label.tiff", labels[window])
 
 
+def write_unlabelled(folder: Path) -> None:
+    """Parts of the samples that `crop_samples` leaves out, and one that it does not."""
+    folder.mkdir()
+    for path in list_images(SAMPLES / "images"):
+        pixels = np.asarray(Image.open(path))[-150:, -180:].copy()
+        pixels[:5] = 0
+        Image.fromarray(pixels).save(folder / path.name)
+    labelled = list_images(folder.parent / "data" / "images")[0]
+    Image.open(labelled).save(folder / "labelled_too.bmp")
+
+
 class Chain:
     """Folders of a chain that has run."""
 
     def __init__(self, folder: Path) -> None:
         self.data, self.root, self.bundle = folder / "data", folder / "root", folder / "bundle"
+        self.unlabelled, self.student = folder / "unlabelled", folder / "student"
+        self.said = ""  # by the rounds
 
     def fold(self, stage: str) -> Path:
         return results_folder(self.root, "tiny", stage) / "fold_0"
@@ -91,7 +106,18 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     script("2_train_baseline.sh", *tiny, "--folds", "0")
     script("3_finetune_weightmap.sh", *tiny, "--folds", "0")
     script("5_export_weights.sh", done.bundle, *tiny, "--stage", "weightmap")
+    write_unlabelled(done.unlabelled)
+    done.said = self_train(done)
+    script("5_export_weights.sh", done.student, *tiny, "--stage", "round2")
     return done
+
+
+def self_train(chain: Chain) -> str:
+    """Two rounds of one epoch."""
+    return script(
+        "4_self_train.sh", "--unlabelled", chain.unlabelled, "--rounds", "2", "--preset", "tiny",
+        "--root", chain.root, "--folds", "0", "--epochs", "1", "--threshold", "0.4", "--keep-all",
+    )  # fmt: skip
 
 
 def test_training_loss_falls(chain: Chain) -> None:
@@ -158,15 +184,17 @@ def test_exported_logits_are_nnunets(chain: Chain) -> None:
     torch.save(checkpoint, chain.fold("weightmap") / "checkpoint_half.pth")
     theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     theirs.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_half.pth")
-    model = load_model(chain.bundle, "cpu")
-    patch, divisor = PRESETS["tiny"].patch, model.bundle.architecture.divisor
+    bundle = open_bundle(chain.bundle)
+    # PyTorch's, as nnU-Net's; OpenVINO adds up in another order
+    mine = build_network(bundle.architecture, load_tensors(bundle, "0"), "cpu")
+    patch, divisor = PRESETS["tiny"].patch, bundle.architecture.divisor
     tiling = Tiling(patch, patch, divisor, parity=True)
     for path in list_images(chain.data / "images")[::3]:
         channels = normalise_channels(read_image(path).pixels).transpose(2, 0, 1)
         scaled = z_score(channels[:, *content_box(channels)])
         expected = theirs.predict_logits_from_preprocessed_data(torch.from_numpy(scaled)[:, None])
-        mine = predict_scaled(scaled, model.networks, tiling)
-        np.testing.assert_array_equal(mine, expected[:, 0].float().numpy())
+        logits = predict_scaled(scaled, [mine], tiling)
+        np.testing.assert_array_equal(logits, expected[:, 0].float().numpy())
 
 
 def test_the_exported_model_has_learnt_its_images(chain: Chain) -> None:
@@ -178,7 +206,119 @@ def test_the_exported_model_has_learnt_its_images(chain: Chain) -> None:
         constant.append(score_pair(truth, np.ones_like(truth)).f1)
     assert np.mean(f1) > np.mean(constant) + 0.1
     stages = json.loads((chain.bundle / "card.json").read_text())["stages"]
-    assert [(s["name"], s["fold"]) for s in stages] == [("baseline", "0"), ("weightmap", "0")]
+    assert [(s["name"], s["folds"]) for s in stages] == [("baseline", ["0"]), ("weightmap", ["0"])]
+
+
+def test_the_students_card_tells_the_whole_way(chain: Chain) -> None:
+    card = json.loads((chain.student / "card.json").read_text())
+    stages = card["stages"]
+    assert [s["name"] for s in stages] == ["baseline", "weightmap", "round1", "round2"]
+    assert [s["epochs"] for s in stages] == [4, 2, 1, 1]
+    assert [s["iterations"] for s in stages] == [120, 60, 30, 30]
+    starts = [s["started_from"] for s in stages[1:]]
+    assert starts == ["baseline, fold 0", "weightmap, fold 0", "round1, fold 0"]
+    assert stages[-1]["validation_f1"] == pytest.approx(
+        float(chain.log("round2")[-1]["f1_mean of modalities"]), abs=1e-4
+    )
+    assert "selftrain --preset tiny --rounds 2" in card["training_command"][-1]
+    pseudo = [s for s in card["training_data"] if s.get("labels") == "pseudo-labels"]
+    assert sum(s["images"] for s in pseudo) == len(list_images(SAMPLES / "images"))
+    model = load_model(chain.student, "cpu")
+    image = list_images(chain.unlabelled)[0]
+    assert segment(image, model).shape == read_image(image).pixels.shape[:2]
+
+
+def test_rounds_leave_labels_and_figures(chain: Chain) -> None:
+    assert "labelled_too.bmp" in chain.said
+    names = {path.stem for path in list_images(SAMPLES / "images")}
+    for stage in ("round1", "round2"):
+        folder = chain.root / "rounds" / stage
+        with (folder / "pseudo.csv").open(newline="") as file:
+            table = {row["image"].split(".")[0]: row for row in csv.DictReader(file)}
+        assert table.keys() == names | {"labelled_too"}
+        assert "labelled set" in table["labelled_too"]["rejected"]
+        for name in names:
+            label = read_label(folder / "labels" / f"{name}_label.tiff")
+            image = read_image(chain.unlabelled / f"{name}.png")
+            assert label.shape == image.pixels.shape[:2]
+            assert int(table[name]["cells"]) == label.max()
+            assert (folder / "overlays" / f"pseudo_{name}.png").exists()
+        with (folder / "folds.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["fold"] for row in rows] == ["0"]
+        logged = float(chain.log(stage)[-1]["f1_mean of modalities"])  # the same few images
+        assert float(rows[0]["student_f1"]) == pytest.approx(logged, abs=0.02)
+
+
+def test_a_student_starts_from_its_teacher(chain: Chain) -> None:
+    teacher, student = (
+        torch.load(chain.fold(stage) / FINAL, map_location="cpu", weights_only=False)
+        for stage in ("weightmap", "round1")
+    )
+    for name, tensor in student["network_weights"].items():
+        if tensor.ndim < 2:
+            continue
+        before = teacher["network_weights"][name]
+        assert torch.cosine_similarity(tensor.flatten(), before.flatten(), dim=0) > 0.8, name
+    job = json.loads((chain.fold("round2").parent / "plans.json").read_text())["reunet"]
+    assert Path(job["start"].format(fold=0)) == chain.fold("round1") / FINAL
+    assert job["weight_dice"]
+
+
+def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: Chain) -> None:
+    """The image of a labelled case, stored as an unlabelled one: the same bits and properties."""
+    import blosc2
+
+    from reunet.training.unlabelled import properties, store_images
+
+    root = chain.root.parent / "again"
+    base = root / "preprocessed" / dataset.DATASET
+    (root / "raw" / dataset.DATASET).mkdir(parents=True)
+    base.mkdir(parents=True)
+    dataset.write_json(root / "raw" / dataset.DATASET / "dataset.json", {"cases": {}})
+    dataset.write_json(base / "cases.json", {})
+    images, left_out = store_images(chain.data / "images", root, PRESETS["tiny"].patch)
+    assert len(images) == 8
+    assert not left_out
+    theirs = chain.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
+    for image in images:
+        case = image.case.removeprefix("pseudo_")
+        mine, expected = (
+            np.asarray(blosc2.open(str(folder / f"{name}.b2nd"), mode="r")[:])
+            for folder, name in ((base / "unlabelled", image.case), (theirs, case))
+        )
+        assert mine.dtype == expected.dtype
+        np.testing.assert_array_equal(mine, expected)
+        with (base / "unlabelled" / f"{image.case}.pkl").open("rb") as file:
+            about = pickle.load(file)
+        with (theirs / f"{case}.pkl").open("rb") as file:
+            known = pickle.load(file)
+        assert set(known.pop("class_locations")) == {1, 2}
+        assert about == known
+    assert properties((5, 6), (slice(1, 4), slice(0, 6)))["bbox_used_for_cropping"][1] == [1, 4]
+
+
+def test_training_sees_both_kinds_of_cases_in_their_share(chain: Chain) -> None:
+    dataset.use_folder(chain.root)
+    os.environ["nnUNet_compile"] = "f"
+    folder = chain.root / "preprocessed" / dataset.DATASET
+    plans = json.loads((folder / "plans_tiny_round1.json").read_text())
+    plans["reunet"]["pseudo_share"] = 0.25
+    description = json.loads((folder / "dataset.json").read_text())
+    entry = {**plans, "continue_training": True}
+    trainer = nnUNetTrainerReUNet(entry, "2d", 0, description, torch.device("cpu"))
+    trainer.initialize()
+    train, val = trainer.get_tr_and_val_datasets()
+    pseudo = np.array([name.startswith("pseudo_") for name in train.identifiers])
+    assert pseudo.mean() == pytest.approx(0.25, rel=0.05)
+    assert not any(name.startswith("pseudo_") for name in [*val.identifiers])
+    assert not any(name.startswith("pseudo_") for name in trainer.judge.dataset.identifiers)
+    for name in set(train.identifiers):
+        data, seg, _, about = train.load_case(name)
+        assert (data.dtype, seg.dtype) == (np.float32, np.int16)
+        assert (data.shape[0], seg.shape[0]) == (3, 2)
+        assert data.shape[1:] == seg.shape[1:]
+        assert all(places.shape[1] == 4 for places in about["class_locations"].values())
 
 
 def test_a_finished_chain_does_nothing_again(chain: Chain) -> None:
@@ -188,6 +328,9 @@ def test_a_finished_chain_does_nothing_again(chain: Chain) -> None:
     tiny = ("--preset", "tiny", "--root", chain.root)
     script("1_prepare_data.sh", chain.data / "images", chain.data / "labels", *tiny)
     script("2_train_baseline.sh", *tiny, "--folds", "0")
+    said = self_train(chain)
+    assert "round1: complete already" in said
+    assert "round2: complete already" in said
     after = {
         p: p.stat().st_mtime_ns for p in chain.root.rglob("*") if p.suffix in (".pth", ".b2nd")
     }
@@ -231,8 +374,9 @@ def test_the_paper_preset_is_the_paper(chain: Chain) -> None:
     rates = {
         "baseline": {0: 1e-2, 249: 1e-2, 250: 5e-3, 499: 5e-3},
         "weightmap": {0: 3e-3, 99: 3e-3, 100: 1.5e-3, 199: 1.5e-3},
-        "retrain": {0: 3e-3, 99: 3e-3, 100: 1.5e-3, 199: 1.5e-3},
+        "round3": {0: 3e-3, 99: 3e-3, 100: 1.5e-3, 199: 1.5e-3},
     }
+    (folder / "plans_paper_round3_cases.json").write_text("[]")
     for stage, expected in rates.items():
         job = Job("paper", stage, weight_dice=stage != "baseline")
         entry = {**plans, "plans_name": job.plans_name, "reunet": vars(job)}

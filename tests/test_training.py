@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from reunet.training import dataset, jobs
 from reunet.training.__main__ import main
 from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
 from reunet.training.log import F1, TrainingLog
-from reunet.training.loss import WeightedDiceCE, add_weights
+from reunet.training.loss import IGNORE, WeightedDiceCE, add_weights
 from reunet.training.presets import PRESETS
 from reunet.training.trainer import halving, warm_cosine
 from reunet.training.validate import MOST_CASES, pick_cases
@@ -65,6 +66,36 @@ def test_unweighted_loss_is_nnunets() -> None:
     assert torch.allclose(WeightedDiceCE(False)(logits, classes), theirs)
 
 
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
+def test_ignored_pixels_are_nnunets_ignore_label(ignored: float) -> None:
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    torch.manual_seed(0)
+    logits, classes = torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 1, 16, 16))
+    classes[torch.rand(classes.shape) < ignored] = IGNORE
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    theirs = DC_and_CE_loss(dice, {}, 1, 1, IGNORE, dice_class=MemoryEfficientSoftDiceLoss)
+    assert torch.allclose(WeightedDiceCE(False)(logits, classes), theirs(logits, classes))
+
+
+@pytest.mark.parametrize("weight_ce", [False, True])
+def test_ignored_pixels_teach_nothing(weight_ce: bool) -> None:
+    """Whatever their weight, neither their logits nor their own class move the loss."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 8, 8, requires_grad=True)
+    classes, weights = torch.randint(0, 3, (1, 1, 8, 8)).float(), 10 * torch.rand(1, 1, 8, 8)
+    classes[..., :3] = IGNORE
+    loss = WeightedDiceCE(True, weight_ce)
+    whole = loss(logits, torch.cat((classes, weights), dim=1))
+    whole.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., :3].any()
+    assert logits.grad[..., 3:].all()
+    cut = loss(logits[..., 3:], torch.cat((classes, weights), dim=1)[..., 3:])
+    assert torch.allclose(whole, cut)
+
+
 def test_weights_keep_their_sum_at_lower_resolutions() -> None:
     weights = torch.rand(1, 64, 64)
     small = add_weights(torch.zeros(1, 16, 16, dtype=torch.int16), weights)
@@ -83,7 +114,7 @@ def test_weights_keep_their_sum_at_lower_resolutions() -> None:
         ("baseline", 250, 5e-3), ("baseline", 499, 5e-3),
         ("weightmap", 0, 3e-3), ("weightmap", 99, 3e-3),
         ("weightmap", 100, 1.5e-3), ("weightmap", 199, 1.5e-3),
-        ("retrain", 99, 3e-3), ("retrain", 199, 1.5e-3),
+        ("round1", 99, 3e-3), ("round3", 199, 1.5e-3),
     ],
 )  # fmt: skip
 def test_the_papers_learning_rates(stage: str, epoch: int, rate: float) -> None:
@@ -183,6 +214,24 @@ def test_sampling_is_even_over_modalities() -> None:
     assert max(counts.values()) / min(counts.values()) < 1.05
     a, b = (sum(CASES[n]["source"] == s for n in drawn) for s in "ab")
     assert a / b == pytest.approx(math.sqrt(240 / 15), rel=0.05)
+
+
+@pytest.mark.parametrize(("labelled", "pseudo"), [(822, 205), (822, 1725), (40, 3), (9, 30_000)])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_pseudo_labelled_cases_have_their_share_of_the_draws(
+    labelled: int, pseudo: int, share: float
+) -> None:
+    names = [f"a{i}" for i in range(labelled)], [f"pseudo_{i}" for i in range(pseudo)]
+    drawn = Counter(dataset.mixed(*names, share))
+    assert drawn.keys() == {*names[0], *names[1]}
+    assert len({drawn[name] for name in names[1]}) == 1
+    taken = sum(drawn[name] for name in names[1]) / drawn.total()
+    assert taken == pytest.approx(share, rel=0.15) or (taken > share and drawn[names[1][0]] == 1)
+
+
+def test_without_a_share_every_case_is_drawn_alike() -> None:
+    assert Counter(dataset.mixed(["a", "b"], ["c"], None)) == {"a": 1, "b": 1, "c": 1}
+    assert dataset.mixed(["a", "b"], [], 0.3) == ["a", "b"]
 
 
 def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
@@ -406,6 +455,8 @@ def test_jobs_that_cannot_be_done(prepared: Path) -> None:
             jobs.check(prepared, job, 0, gpus, device)
     with pytest.raises(FileNotFoundError, match="train that stage first"):
         jobs.check(prepared, jobs.Job("compact", "weightmap", start="/no/{fold}"), 0, 1, "cpu")
+    with pytest.raises(FileNotFoundError, match="4_self_train"):
+        jobs.check(prepared, jobs.Job("compact", "round1"), 0, 1, "cpu")
     (prepared / "raw" / dataset.DATASET / "dataset.json").write_text('{"cases": {"a": 1}}')
     with pytest.raises(FileNotFoundError, match="1_prepare_data"):
         jobs.check(prepared, jobs.Job("compact"), 0, 1, "cpu")
@@ -419,6 +470,9 @@ def test_results_of_another_job_are_not_taken_for_this_one(prepared: Path) -> No
     (output.parent / "plans.json").write_text(json.dumps({"reunet": vars(job)}))
     (output.parent / "dataset.json").write_text('{"cases": {}}')
     jobs.check_same(output, job, prepared)
+    old = {name: value for name, value in vars(job).items() if not name.startswith("pseudo")}
+    (output.parent / "plans.json").write_text(json.dumps({"reunet": old}))
+    jobs.check_same(output, job, prepared)  # plans from before there were rounds
     with pytest.raises(ValueError, match="weight_dice"):
         jobs.check_same(output, jobs.Job("compact", "weightmap"), prepared)
     (output.parent / "dataset.json").write_text('{"cases": {"gone": 1}}')

@@ -11,7 +11,15 @@ import click
 from reunet.cli import CannotStart
 from reunet.training.jobs import FINAL, Job, results_folder
 from reunet.training.jobs import train as train_fold
-from reunet.training.presets import PRESETS, STAGES
+from reunet.training.presets import (
+    EARLY_STOP,
+    PRESETS,
+    PSEUDO_SHARE,
+    REJECT,
+    ROUNDS,
+    STAGES,
+    THRESHOLD,
+)
 
 FOLDER = click.Path(path_type=Path)
 ALL_FOLDS = "0,1,2,3,4"
@@ -118,19 +126,85 @@ def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
     run("weightmap", start=start, weight_dice=not unweighted, **options)
 
 
+def limit_processes(device: str) -> None:
+    """nnU-Net's processes for augmentation: more than the cores only slow the network down."""
+    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
+    os.environ.setdefault("nnUNet_def_n_proc", "2")
+
+
 def run(
     stage: str, folds: list[int | str], root: Path, device: str, num_gpus: int, **options: Any
 ) -> None:
     """Train the folds of a stage one after the other."""
-    # nnU-Net's processes for augmentation: more than the cores would only slow the network down
-    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
-    os.environ.setdefault("nnUNet_def_n_proc", "2")
+    limit_processes(device)
     job = Job(stage=stage, **options)
     for fold in folds:
         try:
             click.echo(f"trained: {train_fold(root, job, fold, device, num_gpus)}")
         except (OSError, ValueError, RuntimeError) as error:
             sys.exit(f"error: {one_line(error)}")
+
+
+@main.command()
+@click.option("--unlabelled", type=FOLDER, required=True, help="Folder of images without labels.")
+@click.option("--rounds", type=click.IntRange(1, len(ROUNDS)), default=3, show_default=True)
+@training_options
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Processes side by side.")
+@click.option(
+    "--teacher",
+    "start",
+    help="Checkpoint of the first teacher, {fold} its fold.  [default: the weight-map stage's]",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=THRESHOLD,
+    show_default=True,
+    help="Ignore pixels that the teacher is less sure of.",
+)
+@click.option("--reject/--keep-all", default=REJECT, help="Leave out labels that cannot be right.")
+@click.option(
+    "--ratio",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of draws that are pseudo-labelled.  [default: compact 0.3; paper: all cases alike]",
+)
+@click.option(
+    "--early-stop/--no-early-stop",
+    default=EARLY_STOP,
+    help="End when a round's students are no better than their teacher.",
+)
+@click.option("--tta/--no-tta", default=True, help="Label with mirroring.")
+@click.option("--truth", type=FOLDER, help="True labels by name, for the F1 in pseudo.csv.")
+@click.option(
+    "--leave-out",
+    "others",
+    type=FOLDER,
+    multiple=True,
+    help="Folder of images that must not be learnt from, such as those for validation.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what disk and time it takes; do nothing.")
+def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
+    """Rounds of self-training: the folds label images and are trained on, with them."""
+    from reunet.training.forecast import forecast
+    from reunet.training.rounds import SelfTraining, self_train
+
+    limit_processes(options["device"])
+    root, preset = options["root"].resolve(), options["preset"]
+    weightmap = results_folder(root, preset, "weightmap") / "fold_{fold}" / FINAL
+    options |= {"root": root, "start": options["start"] or str(weightmap)}
+    options["folds"] = tuple(options["folds"])
+    share = ratio or (PSEUDO_SHARE if PRESETS[preset].balanced else None)
+    plan = SelfTraining(share=share, **options)
+    for folder in (plan.unlabelled, *plan.others, *([plan.truth] if plan.truth else [])):
+        if not folder.is_dir():
+            raise CannotStart(f"{folder}: no such folder")
+    try:
+        if dry_run:
+            click.echo(forecast(plan))
+        else:
+            self_train(plan, click.echo)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {one_line(error)}")
 
 
 @main.command()

@@ -27,6 +27,7 @@ CONFIGURATION = "2d"
 FOLDS, FOLD_SEED = 5, 12345
 WEIGHT_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001
 SUFFIX = ".nii.gz"
+DRAWS = 20_000  # entries of a list that stands for probabilities
 MARKER = f"{CONFIGURATION}.complete"
 Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group"}
 
@@ -44,6 +45,19 @@ def plans_name(preset: str, stage: str = "baseline") -> str:
     return f"plans_{preset}" if stage == "baseline" else f"plans_{preset}_{stage}"
 
 
+def round_folder(base: Path, plans: str) -> Path:
+    """The preprocessed cases of a round: the labelled ones, linked, and the pseudo-labelled.
+
+    base: the preprocessed data set. plans: name of the round's plans.
+    """
+    return base / f"{plans}_{CONFIGURATION}"
+
+
+def pseudo_cases_file(base: Path, plans: str) -> Path:
+    """The list of a round's pseudo-labelled cases; it stands once all of them are there."""
+    return base / f"{plans}_cases.json"
+
+
 def instances_file(root: Path, case: str) -> Path:
     """The instance labels of a case, kept for the instance F1 and for weight maps."""
     return root / "raw" / DATASET / "instancesTr" / f"{case}_label.tiff"
@@ -59,13 +73,11 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
     """
     raw = root / "raw" / DATASET
     description = raw / "dataset.json"
-    if description.exists() and (there := _read_json(description)["encoding"]) != encoding:
+    if description.exists() and (there := read_json(description)["encoding"]) != encoding:
         raise ValueError(f"{root}: holds the data set in encoding {there}: name another --root")
     for folder in ("imagesTr", "labelsTr", "instancesTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
-    _write_json(
-        description, _dataset_json({}, encoding)
-    )  # first: an interrupted run is known by it
+    write_json(description, _dataset_json({}, encoding))  # first: an interrupted run is known by it
     meta = read_meta(images)
     cases: Cases = {}
     left_out = {}
@@ -88,7 +100,7 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
         }
     if cases:
         _remove_others(raw, cases)
-    _write_json(description, _dataset_json(_versions(raw, cases), encoding))
+    write_json(description, _dataset_json(_versions(raw, cases), encoding))
     return cases, left_out
 
 
@@ -189,7 +201,7 @@ def preprocess(root: Path, preset: str, processes: int) -> None:
     )
     plans, _ = nnunet.plan_experiment_dataset(DATASET_ID)
     plans = plan_preset(plans, preset)
-    _write_json(folder / f"{plans['plans_name']}.json", plans)
+    write_json(folder / f"{plans['plans_name']}.json", plans)
     if fresh:
         return
     marker.unlink(missing_ok=True)
@@ -210,10 +222,10 @@ def is_complete(root: Path) -> bool:
 
 def store_weights(root: Path, preset: str, processes: int) -> None:
     """Add the weight map to every preprocessed segmentation, as a second channel (paper §2.4)."""
-    plans = _read_json(root / "preprocessed" / DATASET / f"{plans_name(preset)}.json")
+    plans = read_json(root / "preprocessed" / DATASET / f"{plans_name(preset)}.json")
     planned = plans["configurations"][CONFIGURATION]
     folder = root / "preprocessed" / DATASET / planned["data_identifier"]
-    encoding = _read_json(root / "raw" / DATASET / "dataset.json")["encoding"]
+    encoding = read_json(root / "raw" / DATASET / "dataset.json")["encoding"]
     names = sorted(path.name.removesuffix(".pkl") for path in folder.glob("*.pkl"))
     jobs = [(folder, root, name, encoding, tuple(planned["patch_size"])) for name in names]
     with get_context("spawn").Pool(processes) as pool:
@@ -223,24 +235,44 @@ def store_weights(root: Path, preset: str, processes: int) -> None:
 def _store_weights_of(
     folder: Path, root: Path, case: str, encoding: str, patch: tuple[int, ...]
 ) -> None:
-    import blosc2
-    from nnunetv2.training.dataloading.nnunet_dataset import (
-        comp_blosc2_params,
-        nnUNetDatasetBlosc2,
-    )
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     _, stored, _, properties = nnUNetDatasetBlosc2(str(folder)).load_case(case)
     classes = np.asarray(stored[:])[:1]  # (1, 1, h, w)
     instances = read_label(instances_file(root, case))
     rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
     weights = weight_map(instances, encode(instances, encoding))[rows, columns]
+    both = with_weights(classes[0, 0].astype(np.int16), weights)
+    write_blosc(folder / f"{case}_seg.b2nd", both, patch)
+
+
+def with_weights(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Classes and weights as training reads them.
+
+    classes: (h, w) int16. weights: (h, w) float32. Returns (2, 1, h, w) int16: the class and
+    WEIGHT_SCALE times the weight.
+    """
     scaled = np.round(weights * WEIGHT_SCALE).astype(np.int16)
-    both = np.concatenate([classes.astype(np.int16), scaled[None, None]])  # (2, 1, h, w)
-    blocks, chunks = comp_blosc2_params(both.shape, patch, both.itemsize)
-    part = folder / f".part_{case}_seg.b2nd"
+    return np.stack([classes, scaled])[:, np.newaxis]
+
+
+def write_blosc(path: Path, array: np.ndarray, patch: tuple[int, ...], **how: Any) -> None:
+    """Write a (C, 1, h, w) array compressed, in chunks fit for patches of this size.
+
+    how: blosc2's `cparams`. Raises OSError where it cannot be written; nothing is left then.
+    """
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
+    part = path.with_name(f".part_{path.name}")
     part.unlink(missing_ok=True)
-    blosc2.asarray(both, urlpath=str(part), chunks=chunks, blocks=blocks)
-    part.replace(folder / f"{case}_seg.b2nd")
+    try:
+        blosc2.asarray(array, urlpath=str(part), chunks=chunks, blocks=blocks, **how)
+    except RuntimeError as error:  # blosc2's only kind, a full disk included
+        part.unlink(missing_ok=True)
+        raise OSError(f"{path}: could not be written: look to space and rights") from error
+    part.replace(path)
 
 
 def plan_preset(plans: dict[str, Any], preset: str) -> dict[str, Any]:
@@ -296,11 +328,11 @@ def write_folds(cases: Cases, root: Path) -> None:
     ]
     folder = root / "preprocessed" / DATASET
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "splits_final.json", folds)
-    _write_json(folder / "cases.json", cases)
+    write_json(folder / "splits_final.json", folds)
+    write_json(folder / "cases.json", cases)
 
 
-def balanced(names: Iterable[str], cases: Cases, draws: int = 20_000) -> list[str]:
+def balanced(names: Iterable[str], cases: Cases, draws: int = DRAWS) -> list[str]:
     """Names repeated so that a uniform draw is even over modalities.
 
     Within a modality a source of n images has the weight √n: neither does a source of 244 images
@@ -320,17 +352,40 @@ def balanced(names: Iterable[str], cases: Cases, draws: int = 20_000) -> list[st
     return repeated
 
 
+def mixed(labelled: list[str], pseudo: list[str], share: float | None) -> list[str]:
+    """Names repeated so that of uniform draws a share falls on pseudo-labelled cases.
+
+    labelled: names, repeated already or not. pseudo: names, all drawn alike. share: in 0..1, both
+    excluded; None draws every entry alike, as nnU-Net does.
+    """
+    if share is None or not pseudo:
+        return [*labelled, *pseudo]
+    labelled = labelled * -(-DRAWS // len(labelled))  # rounded up
+
+    def repeats(times: int) -> int:
+        return max(1, round(times * len(labelled) * share / (1 - share) / len(pseudo)))
+
+    def error(times: int) -> float:
+        drawn = repeats(times) * len(pseudo)
+        return abs(drawn / (times * len(labelled) + drawn) - share)
+
+    times = min(range(1, 5), key=error)
+    return labelled * times + pseudo * repeats(times)
+
+
 def read_cases(folder: Path) -> Cases:
     """What `write_folds` noted about the cases."""
-    cases: Cases = _read_json(folder / "cases.json")
+    cases: Cases = read_json(folder / "cases.json")
     return cases
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
     return json.loads(path.read_text())
 
 
-def _write_json(path: Path, content: object) -> None:
-    part = path.with_name(f".part_{path.name}")
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file in one step."""
+    part = path.with_name(f".part_{os.getpid()}_{path.name}")  # folds are trained side by side
     part.write_text(json.dumps(content, indent=1))
     part.replace(path)

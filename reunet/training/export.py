@@ -2,13 +2,20 @@
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reunet.instances import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
+from reunet.training.history import (
+    commands,
+    history,
+    load_checkpoint,
+    pseudo_labelled,
+    summary,
+    unique_tensors,
+)
 from reunet.training.jobs import BEST, FINAL, LATEST
 from reunet.training.presets import PRESETS
 from reunet.weights import save_bundle
@@ -39,8 +46,8 @@ def export(
         raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
     dataset_json = json.loads((folder / "dataset.json").read_text())
     chosen = PRESETS[preset]
-    sources = _sources(meta) if meta else []
-    stages = [s for fold, path in checkpoints.items() for s in history(path, fold)]
+    sources = [*(_sources(meta) if meta else []), *pseudo_sources(checkpoints.values(), meta)]
+    trained = [stage for path in checkpoints.values() for stage in history(path)]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
         "name": f"reunet-{preset}",
@@ -55,64 +62,17 @@ def export(
         },
         "tile": chosen.tile,
         "smallest": chosen.patch,
-        "stages": stages,
+        "stages": summary(trained),
         "training_data": sources,
-        "training_command": [prepare, *dict.fromkeys(s["command"] for s in stages)],
-        "use": permitted_use(sources),
+        "training_command": [prepare, *commands(trained)],
+        "use": permitted_use(sources if meta else []),
     }
     folds = {
-        fold: unique_tensors(_load(path)["network_weights"]) for fold, path in checkpoints.items()
+        fold: unique_tensors(load_checkpoint(path)["network_weights"])
+        for fold, path in checkpoints.items()
     }
     save_bundle(bundle, chosen.architecture, folds, about)
     return tuple(folds)
-
-
-def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """nnU-Net's state dict with every tensor once.
-
-    nnU-Net registers the encoder and each convolution a second time under other names, which
-    makes a copy of all keys almost three times as large.
-    """
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith("decoder.encoder.") and ".all_modules." not in name
-    }
-
-
-def _load(path: Path) -> dict[str, Any]:
-    # written by our own training on this machine; the pickled part is nnU-Net's log
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    return checkpoint
-
-
-def history(checkpoint: Path, fold: str) -> list[dict[str, Any]]:
-    """What a checkpoint went through, first stage first: name, epochs, hours, final loss."""
-    plans = json.loads((checkpoint.parents[1] / "plans.json").read_text())
-    job = plans.get("reunet", {})
-    earlier = Path(job["start"].format(fold=fold)) if job.get("start") else None
-    content = _load(checkpoint)
-    log = content["logging"]
-    times = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
-    stage = {
-        "name": job.get("stage", "baseline"),
-        "fold": fold,
-        "command": command(job),
-        "epochs": content["current_epoch"],
-        "hours": round(sum(end - start for start, end in times) / 3600, 2),
-        "final_train_loss": round(float(log["train_losses"][-1]), 4),
-    }
-    return [*(history(earlier, fold) if earlier and earlier.exists() else []), stage]
-
-
-def command(job: dict[str, Any]) -> str:
-    """The command line of a job, as far as it decides what is learnt."""
-    stage = job.get("stage", "baseline")
-    options = [f"--preset {job.get('preset', 'compact')}"]
-    options += [f"--{name} {job[name]}" for name in ("hours", "epochs") if job.get(name)]
-    options += ["--weight-ce"] * bool(job.get("weight_ce"))
-    options += ["--unweighted"] * (stage == "weightmap" and not job.get("weight_dice"))
-    return f"python -m reunet.training {stage} {' '.join(options)}"
 
 
 def permitted_use(sources: list[dict[str, Any]]) -> str:
@@ -123,6 +83,23 @@ def permitted_use(sources: list[dict[str, Any]]) -> str:
     if not closed:
         return "free: all training data are permissively licensed"
     return f"research only: not permissively licensed are {', '.join(closed)}"
+
+
+def pseudo_sources(checkpoints: Iterable[Path], meta: Path | None) -> list[dict[str, Any]]:
+    """Every source of pseudo-labelled images; the licence is that of the source in `meta`."""
+    licences = {s["source"]: s["licence"] for s in (_sources(meta) if meta else [])}
+    images = {image["digest"]: image for path in checkpoints for image in pseudo_labelled(path)}
+    counts = Counter((i["source"], i["modality"]) for i in images.values())
+    return [
+        {
+            "source": source,
+            "modality": modality,
+            "images": count,
+            "licence": licences.get(source, "none stated"),
+            "labels": "pseudo-labels",
+        }
+        for (source, modality), count in sorted(counts.items())
+    ]
 
 
 def _sources(meta: Path) -> list[dict[str, Any]]:

@@ -1,15 +1,25 @@
 """Jobs: what is trained, from what and how long, and their start on one device or several."""
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reunet.training.dataset import CONFIGURATION, DATASET, is_complete, plans_name, use_folder
-from reunet.training.presets import PRESETS
+from reunet.training.dataset import (
+    CONFIGURATION,
+    DATASET,
+    is_complete,
+    plans_name,
+    pseudo_cases_file,
+    read_json,
+    round_folder,
+    use_folder,
+    write_json,
+)
+from reunet.training.presets import PRESETS, ROUNDS
 
 TRAINER = "nnUNetTrainerReUNet"
-IDENTITY = ("start", "weight_dice", "weight_ce")  # what must not change when a job goes on
+# what must not change when a job goes on
+IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share")
 BEST = "checkpoint_best.pth"
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
@@ -21,7 +31,9 @@ class Job:
     stage: see `presets.STAGES`. start: checkpoint whose weights are taken over, `{fold}` standing
     for the fold (None: He-normal). hours: time in epochs after which the training ends, the
     learning rate at zero (schedules without halving). epochs: instead of the
-    preset's. f1_every: epochs between two looks at the instance F1.
+    preset's. f1_every: epochs between two looks at the instance F1. pseudo_labels: of a round of
+    self-training, a digest that tells its pseudo-labels from others. pseudo_share: of the draws
+    that are pseudo-labelled cases (None: all cases alike).
     """
 
     preset: str
@@ -32,6 +44,8 @@ class Job:
     weight_dice: bool = False
     weight_ce: bool = False
     f1_every: int = 5
+    pseudo_labels: str | None = None
+    pseudo_share: float | None = None
 
     @property
     def plans_name(self) -> str:
@@ -58,9 +72,12 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     if (output / FINAL).exists():
         return output
     folder = root / "preprocessed" / DATASET
-    plans = json.loads((folder / f"{plans_name(job.preset)}.json").read_text())
+    plans = read_json(folder / f"{plans_name(job.preset)}.json")
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
-    (folder / f"{job.plans_name}.json").write_text(json.dumps(plans, indent=1))
+    if job.stage in ROUNDS:
+        cases = round_folder(folder, job.plans_name).name
+        plans["configurations"][CONFIGURATION]["data_identifier"] = cases
+    write_json(folder / f"{job.plans_name}.json", plans)
     if num_gpus > 1:
         train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
     else:
@@ -78,7 +95,9 @@ def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> 
         )
     if job.start and not Path(job.start.format(fold=fold)).exists():
         raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
-    folds = len(json.loads((folder / "splits_final.json").read_text()))
+    if job.stage in ROUNDS and not pseudo_cases_file(folder, job.plans_name).exists():
+        raise FileNotFoundError(f"{folder}: no pseudo-labels of {job.stage}: run 4_self_train.sh")
+    folds = len(read_json(folder / "splits_final.json"))
     if fold != "all" and not (isinstance(fold, int) and 0 <= fold < folds):
         raise ValueError(f"fold {fold} does not exist: choose from 0 to {folds - 1}, or all")
     if job.hours and preset.schedule(job.stage).halve_every:
@@ -97,13 +116,13 @@ def check_same(output: Path, job: Job, root: Path) -> None:
     if not any((output / name).exists() for name in (FINAL, LATEST)):
         return
     way_out = "name another --root or take them away"
-    there = json.loads((output.parent / "plans.json").read_text())["reunet"]
+    there = asdict(Job(**read_json(output.parent / "plans.json")["reunet"]))
     if differing := [name for name in IDENTITY if there[name] != asdict(job)[name]]:
         raise ValueError(
             f"{output}: results of another {', '.join(differing)} lie there: {way_out}"
         )
-    cases = json.loads((output.parent / "dataset.json").read_text())["cases"]
-    now = json.loads((root / "preprocessed" / DATASET / "dataset.json").read_text())["cases"]
+    cases = read_json(output.parent / "dataset.json")["cases"]
+    now = read_json(root / "preprocessed" / DATASET / "dataset.json")["cases"]
     if cases != now:
         raise ValueError(f"{output}: results of another state of the data lie there: {way_out}")
 
@@ -114,9 +133,7 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
 
     from reunet.training.trainer import nnUNetTrainerReUNet
 
-    dataset_json = json.loads(
-        Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json").read_text()
-    )
+    dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
     plans = {**plans, "continue_training": (output / LATEST).exists()}
     trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
     torch.backends.cudnn.benchmark = True

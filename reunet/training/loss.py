@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMOOTH = 1e-5  # nnU-Net's
+IGNORE = 3  # class of pixels that teach nothing: as nnU-Net's ignore label, the one after the last
 
 
 class WeightedDiceCE(nn.Module):
@@ -29,17 +30,21 @@ class WeightedDiceCE(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits: (N, C, H, W). target: (N, 1, H, W), classes alone and then nothing is weighted,
-        or (N, 2, H, W), classes and weights. Returns a scalar."""
+        or (N, 2, H, W), classes and weights. Pixels of class IGNORE count in neither term.
+        Returns a scalar."""
         logits = logits.float()  # half precision is for the network, not for sums over pixels
         classes, weights = target[:, :1].long(), target[:, 1:]
+        known = classes != IGNORE
         weighted = weights.shape[1] > 0
-        dice = self.dice(
-            logits, classes, loss_mask=weights if weighted and self.weight_dice else None
-        )
-        entropy = F.cross_entropy(logits, classes[:, 0], reduction="none")  # (N, H, W)
+        mask = weights * known if weighted and self.weight_dice else known
+        dice = self.dice(logits, classes * known, loss_mask=mask)
+        entropy = F.cross_entropy(logits, classes[:, 0], reduction="none", ignore_index=IGNORE)
         if weighted and self.weight_ce:
-            entropy = (entropy * weights[:, 0]).sum() / weights.sum().clamp_min(1e-8)
-        total: Tensor = dice + entropy.mean()
+            counted = weights[:, 0] * known[:, 0]
+            entropy = (entropy * counted).sum() / counted.sum().clamp_min(1e-8)
+        else:
+            entropy = entropy.sum() / known.sum().clamp_min(1)
+        total: Tensor = dice + entropy
         return total
 
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from reunet.network import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
-STAGES = ("baseline", "weightmap", "retrain")
+ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)
+STAGES = ("baseline", "weightmap", *ROUNDS)
+# defaults of self-training, the one place to change them
+THRESHOLD = 0.0  # confidence under which pixels are ignored; 0: none are, as in the paper
+REJECT = True  # images whose pseudo-labels cannot be right are left out
+EARLY_STOP = False  # end when a round's students are no better than their teacher
+PSEUDO_SHARE = (
+    0.3  # of the draws that are pseudo-labelled, where a preset draws evenly over modalities
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ PRESETS = {
     # them. Cells of the training data measure 6 to 200 px, hence the wide zoom.
     "compact": Preset(
         COMPACT, patch=320, tile=512, batch=4, optimiser="adamw", weight_decay=1e-2,
-        baseline=Schedule(100, 1e-3), retraining=Schedule(40, 6e-4),
+        baseline=Schedule(100, 1e-3), retraining=Schedule(40, 3e-4),
         iterations_per_epoch=100, zoom=(0.5, 2.0), balanced=True,
     ),
 }  # fmt: skip

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -16,18 +15,17 @@ from torch._dynamo import OptimizedModule
 
 from reunet.predict import Tiling
 from reunet.training.augment import widen_zoom, with_weights
-from reunet.training.dataset import balanced, read_cases
+from reunet.training.dataset import balanced, mixed, pseudo_cases_file, read_cases, read_json
+from reunet.training.device import BF16_CPU, as_network, autocast
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
-from reunet.training.presets import PRESETS
+from reunet.training.presets import PRESETS, ROUNDS
 from reunet.training.validate import Judge, pick_cases
 
 MOMENTUM = 0.99
 WARM_UP = 0.03  # share of a cosine training
 VALIDATION_ITERATIONS = 10
 TIMED_ITERATIONS = 3
-# without these instructions bfloat16 is emulated, slower than float32
-BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's naming of trainers
@@ -116,6 +114,21 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     # -- data
 
+    def pseudo_cases(self) -> list[str]:
+        """The pseudo-labelled cases of a round of self-training; other stages have none."""
+        if self.job["stage"] not in ROUNDS:
+            return []
+        base = Path(self.preprocessed_dataset_folder_base)
+        return list(read_json(pseudo_cases_file(base, self.plans_manager.plans_name)))
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The fold's labelled cases, and for training alone the pseudo-labelled ones."""
+        labelled = read_cases(Path(self.preprocessed_dataset_folder_base)).keys()
+        train, val = ([n for n in names if n in labelled] for names in super().do_split())
+        pseudo = self.pseudo_cases()
+        assert not {*pseudo} & {*labelled}, "a labelled case among the pseudo-labelled"
+        return train + pseudo, val
+
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """The fold's two data sets; also sets up the judge of the instance F1."""
         train, val = super().get_tr_and_val_datasets()
@@ -129,11 +142,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             base.parents[1],
             cases,
             self.dataset_json["encoding"],
-            Tiling(preset.tile, preset.patch, divisor, mirror=False, device=self.device),
+            Tiling(preset.tile, preset.patch, divisor, mirror=False),
         )
+        labelled = [name for name in train.identifiers if name in cases]
         if self.preset.balanced:
-            train.identifiers = balanced(train.identifiers, cases)
+            labelled = balanced(labelled, cases)
             val.identifiers = balanced(val.identifiers, cases)
+        train.identifiers = mixed(labelled, self.pseudo_cases(), self.job["pseudo_share"])
         return train, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
@@ -181,7 +196,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             started = perf_counter()
             batch = next(self.dataloader_train)
             targets = [target.to(self.device) for target in batch["target"]]
-            with self.autocast():
+            with autocast(self.device):
                 loss = self.loss(self.network(batch["data"].to(self.device)), targets)
             loss.backward()
             if self.device.type == "cuda":
@@ -189,14 +204,6 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             seconds.append(perf_counter() - started)
         self.optimizer.zero_grad(set_to_none=True)
         return float(np.median(seconds[1:]))
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Half precision where the device has it: nnU-Net's on GPUs, bfloat16 on new CPUs."""
-        if self.device.type == "cuda":
-            return torch.autocast("cuda")
-        if self.device.type == "cpu" and BF16_CPU:
-            return torch.autocast("cpu", torch.bfloat16)
-        return nullcontext()
 
     def progress(self) -> float:
         """Share of the training that is over, 0..1."""
@@ -221,12 +228,12 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         if self.schedule.halve_every is None:  # a cosine moves with each iteration
             self.lr_scheduler.step(self.current_epoch)
         self.iteration += 1
-        with self.autocast():  # nnU-Net leaves it out on CPUs
+        with autocast(self.device):  # nnU-Net leaves it out on CPUs
             return super().train_step(batch)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's, in the precision of the training."""
-        with self.autocast():
+        with autocast(self.device):
             return super().validation_step(batch)  # type: ignore[no-any-return]
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
@@ -236,20 +243,18 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def on_epoch_end(self) -> None:
         """Log, judge, keep a checkpoint, and end when the time is over."""
+        time_is_up = self.hours is not None and self.progress() >= 1
         if self.local_rank == 0:
-            self.note_epoch()
+            self.note_epoch(last=time_is_up or self.current_epoch == self.num_epochs - 1)
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
-        if self.hours is not None and self.progress() >= 1:
+        if time_is_up:
             raise TimeIsUp
 
-    def note_epoch(self) -> None:
+    def note_epoch(self, last: bool) -> None:
         """Note the epoch's figures; every few epochs the instance F1, by which the best
         checkpoint is chosen."""
         every = self.job["f1_every"]
-        last = self.current_epoch == self.num_epochs - 1
-        if self.hours is not None:
-            last = last or self.elapsed() >= self.hours * 3600
         due = last or self.current_epoch % every == every - 1
         scores = self.instance_f1() if due else {}
         figures = {
@@ -277,7 +282,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """Mean F1 of the validation cases, by modality and over modalities."""
         network = self.plain_network().eval()
         self.set_deep_supervision_enabled(False)
-        scores = self.judge.instance_f1(network)
+        scores = self.judge.instance_f1(as_network(network, self.device))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         return scores
 

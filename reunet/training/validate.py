@@ -10,23 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from reunet.images import read_label
 from reunet.instances import decode
 from reunet.metric import score_pair
 from reunet.predict import Network, Tiling, predict_scaled
-from reunet.training.dataset import Cases, instances_file
+from reunet.training.dataset import (
+    CONFIGURATION,
+    DATASET,
+    Cases,
+    instances_file,
+    plans_name,
+    read_cases,
+    read_json,
+)
+from reunet.training.device import as_network
+from reunet.training.presets import PRESETS
 
 MOST_CASES = 24  # a look, not the final figure: it must not cost more than an epoch
+MOST_OF_FOLD = 96  # for the figure by which a round's students are compared with their teacher
 
 
-def pick_cases(names: Iterable[str], cases: Cases) -> list[str]:
-    """Up to MOST_CASES names, each modality with the same share, the same at every call."""
+def pick_cases(names: Iterable[str], cases: Cases, most: int = MOST_CASES) -> list[str]:
+    """Up to `most` names, each modality with the same share, the same at every call."""
     by_modality: dict[str, list[str]] = defaultdict(list)
     rng = np.random.default_rng(0)
     for name in rng.permutation(sorted(names)):
         by_modality[cases[str(name)]["modality"]].append(str(name))
-    share = max(1, MOST_CASES // max(1, len(by_modality)))
+    share = max(1, most // max(1, len(by_modality)))
     return sorted(name for members in by_modality.values() for name in members[:share])
 
 
@@ -55,3 +67,29 @@ class Judge:
             scores[self.cases[name]["modality"]].append(score_pair(truth, found).f1)
         means = {modality: float(np.mean(f1)) for modality, f1 in sorted(scores.items())}
         return {**means, "mean of modalities": float(np.mean(list(means.values())))}
+
+
+def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -> float | None:
+    """Instance F1 of a checkpoint on the validation part of its fold, the mean of modalities.
+
+    None for fold `all`, which has no such part.
+    """
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+    from reunet.training.teacher import load_network
+
+    if fold == "all":
+        return None
+    base, chosen = root / "preprocessed" / DATASET, PRESETS[preset]
+    planned = read_json(base / f"{plans_name(preset)}.json")["configurations"][CONFIGURATION]
+    cases = read_cases(base)
+    names = pick_cases(read_json(base / "splits_final.json")[int(fold)]["val"], cases, MOST_OF_FOLD)
+    judge = Judge(
+        nnUNetDatasetBlosc2(str(base / planned["data_identifier"]), names),
+        root,
+        cases,
+        read_json(base / "dataset.json")["encoding"],
+        Tiling(chosen.tile, chosen.patch, chosen.architecture.divisor, mirror=False),
+    )
+    network = as_network(load_network(checkpoint, preset), torch.device(device))
+    return round(judge.instance_f1(network)["mean of modalities"], 4)
