@@ -1,48 +1,70 @@
-"""Where the time of `reunet predict` on one image goes: the challenge starts a process an image.
+"""Where the time of `sh predict.sh` on one image goes: the challenge starts a process an image.
 
-    python benchmarks/one_image.py [IMAGE] [--runs 5] [--no-tta] [--device cpu]
+    python benchmarks/one_image.py [IMAGE] [--runs 5] [--no-tta] [--device cpu] [--tiles]
 
-Without IMAGE a 512×512 crop of the phase contrast sample. Prints the median wall time of the whole
-command and, from as many runs of the same steps in fresh processes, the median of each step.
+Without IMAGE a 512×512 crop of the phase contrast sample. Prints medians over fresh processes, by
+the clock and of all processors: the whole command, the way to its first tile, and the same steps
+one by one. --tiles: also eager PyTorch beside OpenVINO, one tile of the shipped network in turn.
 """
 
 import argparse
 import json
-import platform
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from timing import Spent, machine, print_ratios, print_table
 
-SAMPLE = Path(__file__).resolve().parents[1] / "tests/data/samples/images/usiigaci__set26.png"
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "tests/data/samples/images/usiigaci__set26.png"
+TILE, ROUNDS, SEED = 512, 10, 0
 STEPS = """
 import json, sys, time
 from pathlib import Path
-started, marks = float(sys.argv[1]), {}
+marks, last = {}, (float(sys.argv[1]), 0.0)
 def mark(step):
-    global started
-    now = time.time()
-    marks[step], started = now - started, now
+    global last
+    now = time.time(), time.process_time()
+    marks[step], last = (now[0] - last[0], now[1] - last[1]), now
 mark("interpreter")
-from reunet.pipeline import load_model, predict_classes
-from reunet.instances import decode
 from reunet.images import read_image, write_label
+from reunet.pipeline import classify, load_model, normalise_channels
 mark("imports")
 model = load_model(device=sys.argv[4])
-mark("weights")
+mark("backend and weights")
 picture = read_image(Path(sys.argv[2]))
 mark("reading")
-classes = predict_classes(picture, model, tta=sys.argv[5] == "True")
-mark("normalisation and network")
+image = normalise_channels(picture.pixels)
+mark("normalisation")
+tiling = model.tiling(sys.argv[5] == "True")
+classes = classify(image, model.networks, tiling)
+mark("network, with its graph")
+from reunet.instances import decode
 labels = decode(classes, model.bundle.decoder, model.bundle.encoding)
 mark("instances")
 write_label(Path(sys.argv[3]) / "x_label.tiff", labels)
 mark("writing")
+classify(image, model.networks, tiling)
+mark("(the network once more)")
 print(json.dumps(marks))
+"""
+FIRST_TILE = """
+import json, os, time
+import reunet.folds
+call = reunet.folds.Fold.__call__
+def first(fold, tiles):
+    before = time.time(), time.process_time()
+    call(fold, tiles)
+    print(json.dumps([before, [time.time(), time.process_time()]]), flush=True)
+    os._exit(0)
+reunet.folds.Fold.__call__ = first
 """
 
 
@@ -53,22 +75,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-tta", action="store_true")
+    parser.add_argument("--tiles", action="store_true")
     options = parser.parse_args()
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or crop_sample(Path(folder))
-        tta = "--no-tta" if options.no_tta else "--tta"
-        reunet = Path(sys.executable).with_name("reunet")
-        command = [reunet, "predict", image, folder, "--device", options.device, tta]
-        steps = [sys.executable, "-c", STEPS]
-        arguments = [image, folder, options.device, str(not options.no_tta)]
-        whole, marks = [], []
-        for _ in range(options.runs + 1):
-            started = time.time()
-            subprocess.run(command, check=True, capture_output=True)
-            whole.append(time.time() - started)
-            printed = subprocess.check_output([*steps, str(time.time()), *map(str, arguments)])
-            marks.append(json.loads(printed))
-    report(Image.open(options.image).size if options.image else (512, 512), whole, marks)
+        print_steps(image, Path(folder), options.device, not options.no_tta, options.runs)
+    if options.tiles:
+        print_tiles()
 
 
 def crop_sample(folder: Path) -> Path:
@@ -78,16 +92,82 @@ def crop_sample(folder: Path) -> Path:
     return path
 
 
-def report(size: tuple[int, int], whole: list[float], marks: list[dict[str, float]]) -> None:
-    """Print medians; the first run warmed the disk cache and does not count."""
-    import torch
+def print_steps(image: Path, folder: Path, device: str, tta: bool, runs: int) -> None:
+    """The table; a first round warms the disk's cache and does not count."""
+    rounds = [measure(image, folder, device, tta) for _ in range(runs + 1)][1:]
+    rows = []
+    for step in rounds[0]:
+        wall, cpu = (statistics.median(r[step][n] for r in rounds) for n in (0, 1))
+        rows.append((step, f"{wall:.2f}", f"{cpu:.2f}"))
+    width, height = Image.open(image).size
+    print_table((f"{width}×{height} px, {device}", "seconds", "processor seconds"), rows)
 
-    machine = f"{torch.get_num_threads()} threads, {platform.machine()}"
-    print(f"{size[0]}×{size[1]} px, torch {torch.__version__}, {machine}")
-    print("| step | seconds |\n|---|---|")
-    for step in marks[0]:
-        print(f"| {step} | {statistics.median(m[step] for m in marks[1:]):.2f} |")
-    print(f"| **whole process** | **{statistics.median(whole[1:]):.2f}** |")
+
+def measure(image: Path, folder: Path, device: str, tta: bool) -> dict[str, tuple[float, float]]:
+    """One round: seconds by step, by the clock and of all processors."""
+    command = ["sh", ROOT / "predict.sh", image, folder / "out", "--device", device]
+    command += [] if tta else ["--no-tta"]
+    found = first_tile(command, folder)
+    before, started = os.times(), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=environment())
+    wall, after = time.perf_counter() - started, os.times()
+    used = after.children_user + after.children_system
+    found["whole command"] = wall, used - before.children_user - before.children_system
+    steps = [sys.executable, "-c", STEPS, str(time.time()), image, folder, device, str(tta)]
+    return found | json.loads(subprocess.check_output(steps))
+
+
+def first_tile(command: list[str | Path], folder: Path) -> dict[str, tuple[float, float]]:
+    """The way of `sh predict.sh` to its first tile; nothing on a GPU, where no fold is on a CPU."""
+    spy = folder / "spy"
+    spy.mkdir(exist_ok=True)
+    (spy / "sitecustomize.py").write_text(FIRST_TILE)
+    started = time.time()
+    spied = {**environment(), "PYTHONPATH": str(spy)}
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=spied).stdout
+    if not output.startswith("["):
+        return {}
+    entered, left = json.loads(output)
+    return {
+        "until the first tile enters the network": (entered[0] - started, entered[1]),
+        "until it has left it": (left[0] - started, left[1]),
+    }
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with its own `reunet` found first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path}
+
+
+def print_tiles() -> None:
+    """One tile of the shipped network by OpenVINO and by eager PyTorch, in turn in one process."""
+    from reunet import openvino_backend, torch_backend
+    from reunet.pipeline import default_weights
+    from reunet.weights import load_tensors, open_bundle
+
+    bundle = open_bundle(default_weights())
+    arch, tensors = bundle.architecture, load_tensors(bundle, bundle.folds[0])
+    ways = {
+        "OpenVINO": openvino_backend.build_network(arch, tensors, TILE),
+        "PyTorch, eager": torch_backend.build_network(arch, tensors, "cpu"),
+    }
+    shape = 1, arch.in_channels, TILE, TILE
+    tile = np.random.default_rng(SEED).standard_normal(shape, np.float32)
+    spent: dict[str, list[Spent]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):
+        for name, network in ways.items():
+            spent[name].append(timed(lambda network=network: network(tile)))  # type: ignore[misc]
+    best = {name: Spent(*map(min, zip(*times[1:], strict=True))) for name, times in spent.items()}
+    print(f"One {TILE}×{TILE} tile, best of {ROUNDS} rounds")
+    print_ratios(best)
+
+
+def timed(work: Callable[[], object]) -> Spent:
+    """Seconds of a call by the clock and of all processors."""
+    started, before = time.perf_counter(), time.process_time()
+    work()
+    return Spent(time.perf_counter() - started, time.process_time() - before)
 
 
 if __name__ == "__main__":

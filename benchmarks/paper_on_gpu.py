@@ -1,0 +1,140 @@
+"""The paper's network on a GPU: 5 folds × 4 mirror images of one 1024×1024 picture.
+
+    python benchmarks/paper_on_gpu.py [--runs 3]
+
+Random weights: only time and memory are looked at. Wall time is that of `reunet predict` from the
+start of its process; speed and share of the peak are those of the networks within one process.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from ceiling import multiply_adds
+from PIL import Image
+from timing import complete, gpu, machine, print_table, verdict
+
+from reunet.architecture import PAPER, parameter_shapes
+from reunet.pipeline import load_model
+from reunet.predict import predict_logits
+from reunet.weights import save_bundle
+
+EDGE = 1024  # px, of the picture and the tile
+FOLDS, FLIPS = 5, 4
+PRODUCT = 8192  # edge of the matrices
+SECONDS, GIGABYTES = 10, 9  # marks: less than
+RUNS = 3
+SEED = 0
+COMMAND = """
+from reunet.cli import main
+try:
+    main()
+finally:
+    import json, torch
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.max_memory_reserved()
+    print(json.dumps({"reserved": reserved, "used": total - free}))
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=RUNS)
+    options = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        print_gpu(Path(folder), options.runs)
+
+
+def print_gpu(folder: Path, runs: int = RUNS) -> None:
+    """The table; nothing but a line where there is no GPU."""
+    if not gpu():
+        print("no GPU\n", flush=True)
+        return
+    weights, image = folder / "paper", folder / "picture.png"
+    write_random_bundle(weights)
+    noise = np.random.default_rng(SEED).integers(0, 256, (EDGE, EDGE, 3), np.uint8)
+    Image.fromarray(noise).save(image)
+    wall, memory = whole_process(weights, image, folder / "labels", runs)
+    seconds = warm_seconds(weights, noise)
+    tflop = 2 * multiply_adds(PAPER, EDGE, EDGE) * FOLDS * FLIPS / 1e12
+    peak = peak_tflops()
+    rows = [
+        ("process start to label, s", f"{wall:.1f}"),
+        ("reserved by PyTorch, GB", f"{memory['reserved'] / 1e9:.1f}"),
+        ("in use on the GPU in all, GB", f"{memory['used'] / 1e9:.1f}"),
+        ("image to logits, warm, s", f"{seconds:.2f}"),
+        ("megapixels a second, all folds and mirror images", f"{EDGE**2 / 1e6 / seconds:.2f}"),
+        ("TFLOP/s", f"{tflop / seconds:.1f}"),
+        (f"bf16 matrix peak ({PRODUCT}×{PRODUCT}), TFLOP/s", f"{peak:.0f}"),
+        ("share of the peak, %", f"{100 * tflop / seconds / peak:.0f}"),
+    ]
+    print_table((f"paper network, {FOLDS} folds × {FLIPS} flips, {EDGE}×{EDGE}", ""), rows)
+    print(f"Wall time: {verdict(wall < SECONDS, f'< {SECONDS} s')}; ", end="")
+    used = memory["used"] / 1e9
+    print(f"memory: {verdict(used < GIGABYTES, f'< {GIGABYTES} GB')}\n", flush=True)
+
+
+def write_random_bundle(folder: Path) -> None:
+    """FOLDS folds of He-normal kernels; norms that keep their input's scale."""
+    shapes = parameter_shapes(PAPER)
+    rng = np.random.default_rng(SEED)
+
+    def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return np.full(shape, float(name.endswith("norm.weight")), np.float32)
+        fan_in = np.prod(shape[1:]) if "transpconvs" not in name else shape[0]
+        return rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
+
+    tensors = {name: parameter(name, shape) for name, shape in shapes.items()}
+    about = {"encoding": "thin", "decoder": "regrow", "tile": EDGE, "smallest": EDGE}
+    save_bundle(folder, PAPER, {str(fold): tensors for fold in range(FOLDS)}, about)
+
+
+def whole_process(weights: Path, image: Path, out: Path, runs: int) -> tuple[float, dict[str, int]]:
+    """Median seconds of the command, and the most memory of any run in bytes."""
+    options = ("predict", image, out, "--weights", weights, "--device", "cuda", "--tta")
+    seconds, memory = [], []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        done = complete((sys.executable, "-c", COMMAND, *options))
+        seconds.append(time.perf_counter() - started)
+        memory.append(json.loads(done.stdout.splitlines()[-1]))
+    most = {key: max(m[key] for m in memory) for key in memory[0]}
+    return statistics.median(seconds[1:]), most
+
+
+def warm_seconds(weights: Path, image: np.ndarray) -> float:
+    """Seconds from the normalised image to its logits, the best of several."""
+    model = load_model(weights, "cuda")
+    best = float("inf")
+    for _ in range(RUNS + 1):
+        started = time.perf_counter()
+        predict_logits(image, model.networks, model.tiling(tta=True))
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def peak_tflops() -> float:
+    """TFLOP/s of a large bf16 matrix product, the best of several."""
+    import torch
+
+    left, right = (torch.randn(PRODUCT, PRODUCT, device="cuda").bfloat16() for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        torch.mm(left, right)
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return float(2 * PRODUCT**3 / best / 1e12)
+
+
+if __name__ == "__main__":
+    main()
