@@ -44,15 +44,8 @@ def _rows_of_pages(plane: Plane) -> tuple[int, Rows] | None:
     page = plane.series.keyframe.aspage()
     lead = len(wanted) - len(page.shape)
     axes = plane.axes[lead:]
-    # Hamamatsu's JPEG in one piece, with marks where it could be cut, is better decoded as one.
-    if (
-        numbers is None
-        or "Y" not in axes
-        or "X" not in axes
-        or max(page.imagedepth, page.tiledepth) > 1
-    ):
-        return None
-    if page.jpegheader:
+    deep = max(page.imagedepth, page.tiledepth) > 1
+    if numbers is None or "Y" not in axes or "X" not in axes or deep:
         return None
     pages = [whole_page(plane.series, int(n)) for n in numbers.flat]
     shape = [-1 if axis == "Y" else n for axis, n in zip(axes, page.shape, strict=True)]
