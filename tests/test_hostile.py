@@ -274,7 +274,8 @@ def test_findings_of_the_fuzz_runs(tmp_path: Path) -> None:
     """What `tests/fuzz/reader.py` found, boiled down."""
     rows = zlib.compress(bytes(3 * 5))  # of 2 × 3 pixels of 16 bits
     exif = b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHII", 274, 3, 2**32 - 1, 6) + bytes(4)
-    plain = zlib.compress(bytes(3 * 3))
+    photo = io.BytesIO()
+    Image.fromarray(GREY).save(photo, "JPEG", exif=b"Exif\0\0" + exif)
     wide = (b"IHDR", header(60_000, 60_000, 16))
     files = {
         # libpng told the standard error what it thought of these
@@ -285,7 +286,7 @@ def test_findings_of_the_fuzz_runs(tmp_path: Path) -> None:
         # and a second header, of another size, was believed
         "two-headers.png": (a_png(header(2, 3, 16), rows, wide), "(3, 2, 3) uint16"),
         # a warning by Pillow, of a tag that nobody asked for
-        "exif.png": (a_png(header(2, 3), plain, (b"eXIf", exif)), "(3, 2, 3) uint8"),
+        "exif.jpg": (photo.getvalue(), "(40, 50, 3) uint8"),
         # as many rows black as were missing
         "rows.png": (a_png(header(2, 3), zlib.compress(bytes(6))), "rows are missing"),
         "rows-16.png": (a_png(header(2, 3, 16), zlib.compress(bytes(10))), "rows are missing"),
@@ -306,10 +307,12 @@ def test_findings_of_the_fuzz_runs(tmp_path: Path) -> None:
             "different ways",
         ),
         "rows.tif": (
-            tiff(
-                ([*(t for t in page(width=2**26) if t[0] not in (257, 278)), (278, LONG, 4, 8)], -1)
-            ),
+            tiff(([*(t for t in page(width=2**26) if t[0] not in (257, 278)), (278, 4, 4, 8)], -1)),
             "; ",
+        ),
+        "half-rows.tif": (
+            tiff(([*(t for t in page(height=8) if t[0] != 278), (278, 11, 1, 0x40900000)], -1)),
+            "one number each",
         ),
         # a warning by NumPy, of a division by zero
         "metamorph.tif": (

@@ -74,7 +74,7 @@ PRESETS = {
     # them. Cells of the training data measure 6 to 200 px, hence the wide zoom.
     "compact": Preset(
         COMPACT, patch=320, tile=512, batch=4, optimiser="adamw", weight_decay=1e-2,
-        baseline=Schedule(100, 1e-3), retraining=Schedule(40, 3e-4),
+        baseline=Schedule(100, 1e-3), retraining=Schedule(40, 1e-3),
         iterations_per_epoch=100, zoom=(0.5, 2.0), balanced=True,
     ),
 }  # fmt: skip
