@@ -4,9 +4,10 @@
 
 The network's own speed: the same tiles through the networks and nothing else. Both are measured in
 turn in one process, by the clock and by the time of all cores, which other jobs hardly stretch.
-Memory is looked at after every image of the last run: how the peak of its last tenth compares with
-that of its second, and the slope from there on. In the first run it still grows a little whenever a
-tile has a new shape, for which OpenVINO keeps code of its own: 81 shapes at most here.
+Before that each tile is predicted once, uncounted: whichever came first would pay for the code that
+OpenVINO makes for each new shape of a tile, of which there are 81 at most here. Memory is looked at
+after every image of the last run: how the peak of its last tenth compares with that of its second,
+and the slope from there on.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def main() -> None:
     model, tta = load_model(device=options.device), not options.no_tta
     with tempfile.TemporaryDirectory() as root:
         images = cut_images(Path(root) / "images", options.images)
+        seconds_of_network(images, model, tta=False)
         alone, whole = [], []
         for repeat in range(options.repeats):
             alone.append(seconds_of_network(images, model, tta))

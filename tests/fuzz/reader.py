@@ -193,11 +193,13 @@ def _follow(incoming: int, child: int) -> tuple[int, str]:
 
 
 def load(folder: Path) -> dict[Path, bytes]:
-    """The images of a folder that are small enough, and a few of our own."""
+    """The images of a folder that are small enough, and a few of our own. Exits without any."""
     from reunet.images import list_images
 
     files = [path for path in list_images(folder) if not path.is_symlink() and path.is_file()]
     found = {path: path.read_bytes() for path in files if 0 < path.stat().st_size <= LARGEST}
+    if not found:
+        sys.exit(f"{folder}: no images to damage; name the folder `images` of the zoo")
     made = {Path(f"vendor-{n}.tif"): content for n, content in enumerate(vendors())}
     return found | made
 
