@@ -214,6 +214,8 @@ def _mix(inks: np.ndarray) -> np.ndarray:
 
 def _apply_palette(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """colours: (3, entries) uint16, spread over 0..65535 or, by some writers, 0..255."""
+    if colours.dtype.kind != "u":
+        raise TiffError("its palette is not of whole numbers", "export it again")
     if indices.dtype == np.uint8 and colours.max() > 255:
         colours = colours >> 8
     table = colours.T.astype(np.uint8 if colours.max() <= 255 else np.uint16)

@@ -314,7 +314,15 @@ def test_findings_of_the_fuzz_runs(tmp_path: Path) -> None:
             tiff(([*(t for t in page(height=8) if t[0] != 278), (278, 11, 1, 0x40900000)], -1)),
             "one number each",
         ),
-        # a warning by NumPy, of a division by zero
+        # a warning by NumPy, of colours that no integer holds
+        "palette.tif": (
+            tiff(
+                ([(262, SHORT, 1, 3), *page()[1:], (320, 11, 768, 8)], -1),
+                content=np.full(768, 2e37, "<f4").tobytes(),
+            ),
+            "whole numbers",
+        ),
+        # and of a division by zero
         "metamorph.tif": (
             tiff(([*page(), (33629, 5, 1, 8), (33628, LONG, 1, 8)], -1), content=bytes(48)),
             "(4, 4, 3) uint8",
