@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,12 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option("--folds", help="Folds to average, such as 0,2.  [default: all]")
 @click.option("--tta/--no-tta", default=True, show_default=True, help="Average over mirror images.")
 @click.option(
+    "--skip-empty/--all-tiles",
+    default=True,
+    show_default=True,
+    help="Take tiles on which nothing is to be seen for background.",
+)
+@click.option(
     "--budget",
     metavar="challenge|SECONDS",
     callback=check_budget,
@@ -89,6 +96,7 @@ def predict(
     decoder: str | None,
     folds: str | None,
     tta: bool,
+    skip_empty: bool,
     budget: str | None,
     resume: bool,
     report: bool,
@@ -97,7 +105,7 @@ def predict(
     done: list[Outcome] = []
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
-        model = start(output, weights, device, folds)
+        model = replace(start(output, weights, device, folds), skip=skip_empty)
         from reunet.batch import segment_files
 
         started = time.monotonic()
@@ -108,7 +116,8 @@ def predict(
             from reunet.report import REPORT, describe, reporting
 
             asked = {"input": str(source), "device": device, "decoder": decoder}
-            about = describe(model, {**asked, "tta": tta, "budget": budget, "resume": resume})
+            choices = {"tta": tta, "skip_empty": skip_empty, "budget": budget, "resume": resume}
+            about = describe(model, {**asked, **choices})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)
     seconds = time.monotonic() - started

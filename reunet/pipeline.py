@@ -36,6 +36,7 @@ class Model:
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
     step: float = STEP  # distance of its tiles, as a share of one
+    skip: bool = True  # spare the networks the tiles that `predict.is_empty`
 
     def tiling(self, tta: bool = True) -> Tiling:
         """How `predict` cuts images for this model. tta: average over the mirror images."""
@@ -47,7 +48,7 @@ class Model:
             mirror=tta,
             step=self.step,
             batch=self.batch,
-            skip=True,
+            skip=self.skip,
         )
 
 

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
 import reunet
@@ -64,6 +66,25 @@ def test_one_file_quietly(images: Path, bundle: Path, tmp_path: Path) -> None:
     assert result.returncode == 0
     assert result.stderr == ""
     assert (tmp_path / "out" / "grey_label.tiff").exists()
+
+
+@pytest.mark.parametrize(("option", "passes"), [("--skip-empty", 0), ("--all-tiles", 1)])
+def test_empty_tiles_are_predicted_if_asked(
+    option: str, passes: int, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (60, 40), 255).save(tmp_path / "glass.png")
+    model, seen = pipeline.load_model(bundle, "cpu"), []
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles)
+        return model.networks[0](tiles)
+
+    monkeypatch.setattr(pipeline, "load_model", lambda *_: replace(model, networks=(network,)))
+    arguments = ["predict", str(tmp_path / "glass.png"), str(tmp_path / "out"), "--no-tta", option]
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+    assert len(seen) == passes
+    origin = tifffile.TiffFile(tmp_path / "out" / "glass_label.tiff").shaped_metadata[0]["origin"]
+    assert ("all tiles" in origin) == bool(passes)  # --resume takes them for different labels
 
 
 def test_labels_of_one_name_do_not_overwrite_each_other(
