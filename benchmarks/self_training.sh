@@ -1,11 +1,11 @@
 #!/bin/sh
-# sh benchmarks/self_training.sh DATA UNLABELLED ROOT HOURS
+# sh benchmarks/self_training.sh DATA UNLABELLED ROOT EPOCHS
 # One round of self-training on fold 0 of ROOT's weight-map stage with each choice of its options,
-# HOURS each, and for comparison as long without pseudo-labels; then every network's score on the
-# validation part. DATA: folder with images/, labels/ and meta.csv. A network that is trained is not
-# trained again.
+# EPOCHS each, and for comparison as many without pseudo-labels; then every network's score on half
+# of the validation part. DATA: folder with images/, labels/ and meta.csv. A network that is trained
+# is not trained again.
 set -eu
-data=$1 unlabelled=$2 root=$3 hours=$4
+data=$1 unlabelled=$2 root=$3 epochs=$4
 python=${PYTHON:-python3}
 work=runs/ablation
 set_=preprocessed/Dataset703_ReUNet
@@ -18,15 +18,16 @@ train() { # NAME STAGE COMMAND [OPTION ...]: in a root of its own, which shares 
         own=$work/root_$name
         mkdir -p "$own/$set_" "$own/rounds"
         cp "$root/$set_/"*.json "$root/$set_/"*.complete "$own/$set_"
+        rm -f "$own/$set_/plans_compact_round"*
         cp "$root/rounds/"*labelled.json "$own/rounds"
         for folder in "$root/raw" "$root/$set_/nnUNetPlans_2d" "$root/$set_/gt_segmentations" "$root/$set_/unlabelled"; do
             ln -sfn "$(realpath "$folder")" "$own/${folder#"$root/"}"
         done
-        "$python" -m reunet.training "$command" --root "$own" --folds 0 --hours "$hours" "$@"
+        "$python" -m reunet.training "$command" --root "$own" --folds 0 --epochs "$epochs" "$@"
         "$python" -m reunet.training export "$work/part_$name" --root "$own" --stage "$stage" --meta "$data/meta.csv"
         mv "$work/part_$name" "$work/$name" # last: stands for a trained network
     fi
-    "$python" benchmarks/validation.py "$data" --weights "$work/$name" --no-tta --out "$work/labels_$name"
+    "$python" benchmarks/validation.py "$data" --weights "$work/$name" --no-tta --every 2 --out "$work/labels_$name"
 }
 
 round() { # NAME [OPTION ...]
