@@ -90,7 +90,14 @@ def test_an_interrupt_keeps_what_is_done(
         shutil.copy(images / "3.png", images / f"copy{copy}.png")
     output = tmp_path / "out"
     arguments = command(images, output, weights, "--resume")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs, of which this test may be one, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not list(output.glob("*.tiff")):
         time.sleep(0.01)
     process.send_signal(number)
