@@ -11,17 +11,23 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from reunet.architecture import NORM_EPS, Architecture
+from reunet.training.dataset import nnunet_architecture
 from reunet.weights import Bundle, load_tensors
 
 TRAINER, CONFIGURATION = "nnUNetTrainer", "2d"
 LABELS = {"background": 0, "interior": 1, "boundary": 2}
 CHANNELS = {"0": "R", "1": "G", "2": "B"}
-UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-CLASSES = {
-    "conv_op": "torch.nn.modules.conv.Conv2d",
-    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "dropout_op": None,  # does nothing at inference
-    "nonlin": "torch.nn.LeakyReLU",
+NETWORK = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "nonlin": "torch.nn.LeakyReLU",
+        "conv_bias": True,
+        "norm_op_kwargs": {"eps": NORM_EPS, "affine": True},
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
 }
 
 
@@ -63,7 +69,6 @@ def state_dict(plans: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[st
 
 def make_plans(arch: Architecture, patch: int) -> dict[str, Any]:
     """nnU-Net's plans for RGB pictures, z-scored by channel and not resampled."""
-    stages = len(arch.features)
     kinds = ("data", "seg", "probabilities")
     resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
@@ -75,23 +80,7 @@ def make_plans(arch: Architecture, patch: int) -> dict[str, Any]:
         "use_mask_for_norm": [False] * len(CHANNELS),
         **{f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in kinds},
         **{f"resampling_fn_{kind}_kwargs": resampling for kind in kinds},
-        "architecture": {
-            "network_class_name": UNET,
-            "arch_kwargs": {
-                **CLASSES,
-                "n_stages": stages,
-                "features_per_stage": list(arch.features),
-                "kernel_sizes": [[3, 3]] * stages,
-                "strides": [[1, 1]] + [[2, 2]] * (stages - 1),
-                "n_conv_per_stage": [arch.convs_per_block] * stages,
-                "n_conv_per_stage_decoder": [arch.convs_per_block] * (stages - 1),
-                "conv_bias": True,
-                "norm_op_kwargs": {"eps": NORM_EPS, "affine": True},
-                "dropout_op_kwargs": None,
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": list(CLASSES),
-        },
+        "architecture": nnunet_architecture(NETWORK, arch),
     }
     return {
         "dataset_name": "Dataset001_Benchmark",

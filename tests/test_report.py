@@ -119,12 +119,16 @@ def outcomes(count: int) -> Iterator[Outcome]:
         yield Outcome(Path(f"{number}.png"), Path(f"{number}_label.tiff"), cells=1)
 
 
-def test_a_killed_run_leaves_a_valid_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever moment is the last, the report on disk is whole and as new as was promised."""
+@pytest.fixture
+def always_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is written for every image, however little time has gone by."""
     monkeypatch.setattr(report, "EVERY", 0.0)
     monkeypatch.setattr(report, "SHARE", 0.0)
+
+
+@pytest.mark.usefixtures("always_written")
+def test_a_killed_run_leaves_a_valid_report(tmp_path: Path) -> None:
+    """Whatever moment is the last, the report on disk is whole and as new as was promised."""
     path = tmp_path / "report.json"
     for done, _ in enumerate(reporting(outcomes(5), path, 5, {}), 1):
         found = read(path)
@@ -149,12 +153,9 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     assert (found["state"], found["summary"]["waiting"]) == ("interrupted", 4)
 
 
-def test_a_report_that_cannot_be_written_costs_no_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("always_written")
+def test_a_report_that_cannot_be_written_costs_no_image(tmp_path: Path) -> None:
     """The images go on; the last version has to succeed, or an error says that it did not."""
-    monkeypatch.setattr(report, "EVERY", 0.0)
-    monkeypatch.setattr(report, "SHARE", 0.0)
     folder = tmp_path / "out"
     folder.mkdir()
     done = []

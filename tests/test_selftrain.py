@@ -34,7 +34,7 @@ from reunet.predict import Tiling
 from reunet.targets import encode
 from reunet.training import dataset, jobs, pseudo, rounds, teacher, unlabelled
 from reunet.training.__main__ import main
-from reunet.training.history import started_from, summary
+from reunet.training.history import load_checkpoint, started_from, summary
 from reunet.training.loss import IGNORE
 from reunet.training.parallel import run_each
 from reunet.training.presets import PRESETS, ROUNDS
@@ -246,6 +246,33 @@ def test_a_teacher_that_is_not_there_is_named(plan: rounds.SelfTraining) -> None
     Path(plan.start.format(fold=1)).unlink()
     with pytest.raises(FileNotFoundError, match=r"fold_1.*train that stage first"):
         rounds.self_train(plan)
+
+
+class Touch:
+    """What a pickle can do: it makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    path, touched = tmp_path / "checkpoint_final.pth", tmp_path / "touched"
+    weights = {"weight": torch.ones(2)}
+    log = {"losses": [np.float32(1), np.float64(2), np.int64(3), 4.0]}
+    torch.save({"network_weights": weights, "logging": log}, path)
+    assert load_checkpoint(path)["logging"] == log
+    torch.save({"network_weights": weights, "logging": Touch(touched)}, path)
+    with pytest.raises(ValueError, match=r"checkpoint_final.*no checkpoint of a training"):
+        load_checkpoint(path)
+    assert not touched.exists()
+    torch.load(path, weights_only=False)  # so the file was dangerous
+    assert touched.exists()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(path)
 
 
 # -- pseudo-labels

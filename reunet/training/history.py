@@ -1,5 +1,6 @@
 """What a checkpoint went through: the stages before it, found by the starts that they recorded."""
 
+import pickle
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,21 @@ from reunet.training.pseudo import row_path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What nnU-Net saved of a training, on the CPU."""
-    # written by our own training on this machine; the pickled part is nnU-Net's log
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    """What nnU-Net saved of a training, on the CPU.
+
+    Checkpoints are pickles, and one named with `--start` or `--teacher` may come from anywhere:
+    nothing is unpickled but tensors and the numbers of nnU-Net's log. Raises ValueError for a file
+    that holds anything else or is damaged.
+    """
+    number: Any = np.float64(0).__reduce__()[0]  # what NumPy's numbers are unpickled with
+    kinds = (type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))
+    try:
+        with torch.serialization.safe_globals([number, np.dtype, *kinds]):
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: no checkpoint of a training, or damaged: name another"
+        ) from error
     return checkpoint
 
 

@@ -17,6 +17,7 @@ from reunet.predict import Tiling
 from reunet.training.augment import widen_zoom, with_weights
 from reunet.training.dataset import balanced, mixed, pseudo_cases_file, read_cases, read_json
 from reunet.training.device import BF16_CPU, as_network, autocast
+from reunet.training.history import load_checkpoint
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS, ROUNDS
@@ -70,7 +71,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def start_from(self, checkpoint: Path) -> None:
         """Take over all weights of a checkpoint, the heads included (nnU-Net's own way of
         loading pretrained weights starts the heads anew)."""
-        state = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        state = load_checkpoint(checkpoint)
         self.plain_network().load_state_dict(state["network_weights"])
         self.print_to_log_file(f"starts from {checkpoint}")
 
