@@ -131,7 +131,6 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
     """Train in this process; the trainer is constructed directly, not looked up by name."""
     import torch
 
-    from reunet.training.history import load_checkpoint
     from reunet.training.trainer import nnUNetTrainerReUNet
 
     dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
@@ -140,7 +139,7 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
     torch.backends.cudnn.benchmark = True
     trainer.initialize()
     if (output / LATEST).exists():
-        trainer.load_checkpoint(load_checkpoint(output / LATEST))
+        trainer.load_checkpoint(str(output / LATEST))
         trainer.print_to_log_file(f"goes on at epoch {trainer.current_epoch}")
     trainer.run_training()
 
