@@ -117,6 +117,7 @@ def self_train(chain: Chain) -> str:
     return script(
         "4_self_train.sh", "--unlabelled", chain.unlabelled, "--rounds", "2", "--preset", "tiny",
         "--root", chain.root, "--folds", "0", "--epochs", "1", "--threshold", "0.4", "--keep-all",
+        "--patch", "160",
     )  # fmt: skip
 
 
@@ -215,12 +216,15 @@ def test_the_students_card_tells_the_whole_way(chain: Chain) -> None:
     assert [s["name"] for s in stages] == ["baseline", "weightmap", "round1", "round2"]
     assert [s["epochs"] for s in stages] == [4, 2, 1, 1]
     assert [s["iterations"] for s in stages] == [120, 60, 30, 30]
+    assert [s["patch"] for s in stages] == [128, 128, 160, 160]
     starts = [s["started_from"] for s in stages[1:]]
     assert starts == ["baseline, fold 0", "weightmap, fold 0", "round1, fold 0"]
     assert stages[-1]["validation_f1"] == pytest.approx(
         float(chain.log("round2")[-1]["f1_mean of modalities"]), abs=1e-4
     )
     assert "selftrain --preset tiny --rounds 2" in card["training_command"][-1]
+    assert "--patch 160" in card["training_command"][-1]
+    assert len(card["training_command"]) == 4  # prepare, and a line for each kind of stage
     pseudo = [s for s in card["training_data"] if s.get("labels") == "pseudo-labels"]
     assert sum(s["images"] for s in pseudo) == len(list_images(SAMPLES / "images"))
     model = load_model(chain.student, "cpu")

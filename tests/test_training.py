@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -450,6 +451,8 @@ def test_jobs_that_cannot_be_done(prepared: Path) -> None:
         jobs.check(prepared, jobs.Job("compact"), 5, 1, "cpu")
     with pytest.raises(ValueError, match="use --epochs"):
         jobs.check(prepared, jobs.Job("paper", hours=1), 0, 1, "cpu")
+    with pytest.raises(ValueError, match="multiple of 32"):
+        jobs.check(prepared, jobs.Job("compact", patch=336), 0, 1, "cpu")
     for job, gpus, device in ((jobs.Job("paper"), 3, "cuda"), (jobs.Job("paper"), 2, "cpu")):
         with pytest.raises(ValueError, match="several GPUs"):
             jobs.check(prepared, job, 0, gpus, device)
@@ -462,6 +465,14 @@ def test_jobs_that_cannot_be_done(prepared: Path) -> None:
         jobs.check(prepared, jobs.Job("compact"), 0, 1, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("preset", "patch", "batch"),
+    [("compact", 320, 4), ("compact", 448, 2), ("compact", 1024, 1), ("paper", 512, 8)],
+)
+def test_a_batch_of_other_patches_has_as_many_pixels(preset: str, patch: int, batch: int) -> None:
+    assert PRESETS[preset].batch_of(patch) == batch
+
+
 def test_results_of_another_job_are_not_taken_for_this_one(prepared: Path) -> None:
     job = jobs.Job("compact", "weightmap", weight_dice=True)
     output = jobs.results_folder(prepared, "compact", "weightmap") / "fold_0"
@@ -470,11 +481,15 @@ def test_results_of_another_job_are_not_taken_for_this_one(prepared: Path) -> No
     (output.parent / "plans.json").write_text(json.dumps({"reunet": vars(job)}))
     (output.parent / "dataset.json").write_text('{"cases": {}}')
     jobs.check_same(output, job, prepared)
-    old = {name: value for name, value in vars(job).items() if not name.startswith("pseudo")}
+    old = {
+        name: value for name, value in vars(job).items() if not name.startswith(("pseudo", "patch"))
+    }
     (output.parent / "plans.json").write_text(json.dumps({"reunet": old}))
     jobs.check_same(output, job, prepared)  # plans from before there were rounds
     with pytest.raises(ValueError, match="weight_dice"):
         jobs.check_same(output, jobs.Job("compact", "weightmap"), prepared)
+    with pytest.raises(ValueError, match="patch"):
+        jobs.check_same(output, replace(job, patch=448), prepared)
     (output.parent / "dataset.json").write_text('{"cases": {"gone": 1}}')
     with pytest.raises(ValueError, match="another state of the data"):
         jobs.check_same(output, job, prepared)

@@ -52,6 +52,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--hours", type=above_zero, help="End a fold then, the rate at zero."),
         click.option("--epochs", type=click.IntRange(1), help="Instead of the preset's."),
+        click.option("--patch", type=click.IntRange(32), help="Edge in px, not the preset's."),
         click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu"),
         click.option("--num-gpus", type=click.IntRange(1), default=1, help="2 on: nnU-Net's DDP."),
         click.option("--weight-ce", is_flag=True, help="Weight the cross-entropy too."),

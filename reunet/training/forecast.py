@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reunet.images import ImageError, list_images, read_image
-from reunet.predict import FLIPS
+from reunet.predict import FLIPS, Tiling
 from reunet.tiles import tile_starts
 from reunet.training.dataset import CONFIGURATION, DATASET, plans_name, read_json
 from reunet.training.device import as_network
@@ -81,19 +81,21 @@ def hours(
     """Hours of labelling and of training in one round."""
     preset = PRESETS[plan.preset]
     tile = seconds_per_tile(plan, checkpoint)
-    count = sum(tiles(shape, preset.tile) for shape in shapes)
+    count = sum(tiles(shape, preset.tiling(plan.tta)) for shape in shapes)
     passes = count * len(plan.folds) * (len(FLIPS) if plan.tta else 1)
     labelling = passes * tile / 3600 / min(plan.jobs, os.cpu_count() or 1)
     epochs = plan.epochs or preset.retraining.epochs
-    step = tile * BACKWARD * preset.batch * (preset.patch / preset.tile) ** 2
+    patch = plan.patch or preset.patch
+    step = tile * BACKWARD * preset.batch_of(patch) * (patch / preset.tile) ** 2
     each = plan.hours or epochs * preset.iterations_per_epoch * step / 3600
     return labelling, each * math.ceil(len(plan.folds) / plan.jobs)
 
 
-def tiles(shape: tuple[int, int], edge: int) -> float:
-    """Tiles of the sliding window over an image; of a smaller image the part that it fills."""
-    covered = math.prod(min(n, edge) / edge for n in shape)
-    return covered * math.prod(len(tile_starts(max(n, edge), edge)) for n in shape)
+def tiles(shape: tuple[int, int], tiling: Tiling) -> float:
+    """Work of the sliding window over an image, in full tiles."""
+    edges = [tiling.edge(n) for n in shape]
+    number = math.prod(len(tile_starts(max(n, e), e)) for n, e in zip(shape, edges, strict=True))
+    return number * math.prod(edges) / tiling.tile**2
 
 
 def seconds_per_tile(plan: SelfTraining, checkpoint: Path) -> float:

@@ -115,14 +115,15 @@ def summary(trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def summary_of(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """One stage of the card."""
     job = entries[0]["job"]
-    per_epoch = PRESETS[job.get("preset", "compact")].iterations_per_epoch
+    preset = PRESETS[job.get("preset", "compact")]
     epochs = float(np.mean([entry["epochs"] for entry in entries]))
     f1 = [entry["f1"] for entry in entries if entry["f1"] is not None]
     return {
         "name": name,
         "folds": [entry["fold"] for entry in entries],
         "epochs": round(epochs),
-        "iterations": round(epochs * per_epoch),
+        "iterations": round(epochs * preset.iterations_per_epoch),
+        "patch": job.get("patch") or preset.patch,
         "hours": round(sum(entry["hours"] for entry in entries), 2),
         "validation_f1": round(float(np.mean(f1)), 4) if f1 else None,
         "final_train_loss": round(float(np.mean([entry["loss"] for entry in entries])), 4),
@@ -142,11 +143,13 @@ def started_from(entries: list[dict[str, Any]]) -> str:
 
 
 def commands(trained: list[dict[str, Any]]) -> list[str]:
-    """The command lines of the stages; that of the last round stands for those before it."""
+    """The command lines of the stages; that of a round stands for those before it like it."""
     lines: dict[str, str] = {}
     for stage in trained:
+        job = stage["job"]
         verb = "selftrain" if stage["name"] in ROUNDS else stage["name"]
-        lines[verb] = command(stage["job"], verb)
+        same_for_all = {**job, "stage": ROUNDS[0]} if stage["name"] in ROUNDS else job
+        lines[command(same_for_all, verb)] = command(job, verb)
     return [*lines.values()]
 
 
@@ -155,7 +158,7 @@ def command(job: dict[str, Any], verb: str) -> str:
     stage = job.get("stage", "baseline")
     options = [f"--preset {job.get('preset', 'compact')}"]
     options += [f"--rounds {ROUNDS.index(stage) + 1}"] if stage in ROUNDS else []
-    numbers = ("hours", "epochs", "threshold")
+    numbers = ("hours", "epochs", "patch", "threshold")
     options += [f"--{name} {job[name]}" for name in numbers if job.get(name)]
     options += [f"--ratio {job['pseudo_share']}"] if job.get("pseudo_share") else []
     options += ["--weight-ce"] * bool(job.get("weight_ce"))

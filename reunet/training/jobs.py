@@ -19,7 +19,7 @@ from reunet.training.presets import PRESETS, ROUNDS
 
 TRAINER = "nnUNetTrainerReUNet"
 # what must not change when a job goes on
-IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share")
+IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch")
 BEST = "checkpoint_best.pth"
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
@@ -33,7 +33,8 @@ class Job:
     learning rate at zero (schedules without halving). epochs: instead of the
     preset's. f1_every: epochs between two looks at the instance F1. pseudo_labels: of a round of
     self-training, a digest that tells its pseudo-labels from others. pseudo_share: of the draws
-    that are pseudo-labelled cases (None: all cases alike).
+    that are pseudo-labelled cases (None: all cases alike). patch: px edge of a training patch,
+    with a batch of about as many pixels (None: the preset's).
     """
 
     preset: str
@@ -46,6 +47,7 @@ class Job:
     f1_every: int = 5
     pseudo_labels: str | None = None
     pseudo_share: float | None = None
+    patch: int | None = None
 
     @property
     def plans_name(self) -> str:
@@ -74,9 +76,12 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     folder = root / "preprocessed" / DATASET
     plans = read_json(folder / f"{plans_name(job.preset)}.json")
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
+    planned = plans["configurations"][CONFIGURATION]
     if job.stage in ROUNDS:
-        cases = round_folder(folder, job.plans_name).name
-        plans["configurations"][CONFIGURATION]["data_identifier"] = cases
+        planned["data_identifier"] = round_folder(folder, job.plans_name).name
+    if job.patch:
+        planned["patch_size"] = [job.patch] * 2
+        planned["batch_size"] = PRESETS[job.preset].batch_of(job.patch)
     write_json(folder / f"{job.plans_name}.json", plans)
     if num_gpus > 1:
         train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
@@ -104,10 +109,14 @@ def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> 
         raise ValueError(
             f"preset {job.preset} halves its rate by epochs: use --epochs, not --hours"
         )
-    if num_gpus > 1 and (job.hours or device != "cuda" or num_gpus > preset.batch):
+    divisor = preset.architecture.divisor
+    if job.patch and job.patch % divisor:
+        raise ValueError(f"a patch of {job.patch} px: choose a multiple of {divisor}")
+    batch = preset.batch_of(job.patch or preset.patch)
+    if num_gpus > 1 and (job.hours or device != "cuda" or num_gpus > batch):
         raise ValueError(
             f"several GPUs need --device cuda, --epochs instead of --hours, and at most "
-            f"{preset.batch} of them, the batch size of preset {job.preset}"
+            f"{batch} of them, the batch size of preset {job.preset}"
         )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from reunet.network import COMPACT, PAPER, Architecture
+from reunet.predict import Tiling
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
 ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)
@@ -55,6 +56,14 @@ class Preset:
     def schedule(self, stage: str) -> Schedule:
         """The schedule of a stage in STAGES."""
         return self.baseline if stage == "baseline" else self.retraining
+
+    def tiling(self, mirror: bool) -> Tiling:
+        """How images are cut for the network in labelling and validation."""
+        return Tiling(self.tile, self.patch, self.architecture.divisor, mirror=mirror)
+
+    def batch_of(self, patch: int) -> int:
+        """Patches of another edge (px) that hold about as many pixels as a batch; 1 at least."""
+        return max(1, round(self.batch * (self.patch / patch) ** 2))
 
 
 PRESETS = {

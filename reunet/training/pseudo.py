@@ -18,7 +18,6 @@ from reunet.images import (
 from reunet.instances import decode
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
-from reunet.predict import Tiling
 from reunet.targets import BOUNDARY, INTERIOR, inner_boundary
 from reunet.training.dataset import find_label, read_json, with_weights, write_blosc, write_json
 from reunet.training.loss import IGNORE
@@ -78,7 +77,7 @@ def label_images(how: Labelling, images: list[UnlabelledImage]) -> None:
     blosc2.set_nthreads(1)
     preset, device = PRESETS[how.preset], torch.device(how.device)
     networks = [as_network(load_network(p, how.preset), device) for p in how.teacher.values()]
-    tiling = Tiling(preset.tile, preset.patch, preset.architecture.divisor, mirror=how.tta)
+    tiling = preset.tiling(how.tta)
     for image in images:
         content = blosc2.open(str(store_folder(how.root) / f"{image.case}.b2nd"), mode="r")
         try:

@@ -57,6 +57,7 @@ class SelfTraining:
     rounds: int = len(ROUNDS)
     hours: float | None = None
     epochs: int | None = None
+    patch: int | None = None
     weight_ce: bool = False
     device: str = "cpu"
     num_gpus: int = 1
@@ -78,7 +79,7 @@ def self_train(plan: SelfTraining, say: Say = print) -> None:
     line. What was finished before stays.
     """
     use_folder(plan.root)
-    job = jobs.Job(plan.preset, hours=plan.hours)
+    job = jobs.Job(plan.preset, hours=plan.hours, patch=plan.patch)
     for fold in plan.folds:
         jobs.check(plan.root, job, fold, plan.num_gpus, plan.device)
     find_teacher(plan.root, plan.preset, plan.folds, plan.start)
@@ -221,6 +222,7 @@ def student_job(plan: SelfTraining, stage: str, start: str, chosen: Path) -> job
         start=start,
         hours=plan.hours,
         epochs=plan.epochs,
+        patch=plan.patch,
         weight_dice=True,
         weight_ce=plan.weight_ce,
         f1_every=F1_EVERY,

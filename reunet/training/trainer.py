@@ -13,7 +13,6 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
-from reunet.predict import Tiling
 from reunet.training.augment import widen_zoom, with_weights
 from reunet.training.dataset import balanced, mixed, pseudo_cases_file, read_cases, read_json
 from reunet.training.device import BF16_CPU, as_network, autocast
@@ -48,6 +47,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
         self.schedule = self.preset.schedule(self.job["stage"])
+        self.patch: int = self.configuration_manager.patch_size[0]
         self.initial_lr = self.schedule.first_lr
         self.weight_decay = self.preset.weight_decay
         self.hours: float | None = self.job["hours"]
@@ -135,7 +135,6 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         train, val = super().get_tr_and_val_datasets()
         base = Path(self.preprocessed_dataset_folder_base)
         cases = read_cases(base)
-        preset, divisor = self.preset, self.preset.architecture.divisor
         self.judge = Judge(
             self.dataset_class(
                 self.preprocessed_dataset_folder, pick_cases(val.identifiers, cases)
@@ -143,7 +142,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             base.parents[1],
             cases,
             self.dataset_json["encoding"],
-            Tiling(preset.tile, preset.patch, divisor, mirror=False),
+            self.preset.tiling(mirror=False),
         )
         labelled = [name for name in train.identifiers if name in cases]
         if self.preset.balanced:
@@ -158,7 +157,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
         if self.preset.zoom:  # what a patch shows when objects are shrunk most
-            widest = round(self.preset.patch / self.preset.zoom[0])
+            widest = round(self.patch / self.preset.zoom[0])
             initial = np.maximum(initial, widest)
         return rotation, dummy, initial, mirror
 

@@ -89,7 +89,7 @@ def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -
         root,
         cases,
         read_json(base / "dataset.json")["encoding"],
-        Tiling(chosen.tile, chosen.patch, chosen.architecture.divisor, mirror=False),
+        chosen.tiling(mirror=False),
     )
     network = as_network(load_network(checkpoint, preset), torch.device(device))
     return round(judge.instance_f1(network)["mean of modalities"], 4)
