@@ -25,18 +25,18 @@ def compare(weights: Path, model_folder: Path, images: Iterable[np.ndarray]) -> 
 
     images: (H, W, 3). The first fold, no mirroring. Ways: PyTorch in parity mode, which has to be
     nnU-Net to the bit; the CPU's own backend with the same tiles; and as `reunet predict` does it,
-    where small images get small tiles.
+    with a tile of their own for images that are smaller than a tile or a little larger.
     """
     model = load_model(weights, "cpu", ["0"])
     arch, tensors = model.bundle.architecture, load_tensors(model.bundle, "0")
     in_torch = torch_backend.build_network(arch, tensors, "cpu")
     default = replace(model.tiling(tta=False), skip=False)
-    full = replace(default, smallest=default.tile)
+    full = replace(default, smallest=default.tile, stretch=1)
     ways: dict[str, tuple[Network, Tiling]] = {
         "PyTorch, parity mode": (in_torch, replace(full, parity=True)),
         "OpenVINO, parity mode": (model.networks[0], replace(full, parity=True)),
         "OpenVINO, sums in float32": (model.networks[0], full),
-        "as `reunet predict`: small tiles for small images": (model.networks[0], default),
+        "as `reunet predict`: tiles that fit the image": (model.networks[0], default),
     }
     contents = [scaled_content(image) for image in images]
     theirs = nnunet_logits(model_folder, contents)

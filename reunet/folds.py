@@ -65,11 +65,11 @@ class Gpu:
     name: str
     failed: bool = False
 
-    def batch_size(self, bundle: Bundle, folds: int) -> int:
-        """Mirror images of tiles that it holds at once beside so many folds."""
+    def batch_size(self, bundle: Bundle, folds: int, edge: int) -> int:
+        """Mirror images of tiles, `edge` px wide, that it holds at once beside so many folds."""
         from reunet import torch_backend
 
-        return torch_backend.batch_size(bundle.architecture, bundle.tile, folds, self.name)
+        return torch_backend.batch_size(bundle.architecture, edge, folds, self.name)
 
     def give_up(self, error: RuntimeError) -> None:
         """Say so, once."""

@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,8 @@ def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
     gpu = Gpu(device)
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
-    return Model(bundle, networks, names, device, gpu.batch_size(bundle, len(names)))
+    model = Model(bundle, networks, names, device)
+    return replace(model, batch=gpu.batch_size(bundle, len(names), model.tiling().longest))
 
 
 def segment(

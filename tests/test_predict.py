@@ -48,7 +48,7 @@ PICTURES = Path(__file__).parent / "data" / "images"
 PATCH = 64
 ARCH = Architecture(features=(8, 16, 32), dropout=0.0)
 PARITY = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, parity=True)
-DEFAULT = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor)
+DEFAULT = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, stretch=1)  # nnU-Net's tiles
 THRIFTY = Tiling(tile=PATCH, smallest=16, divisor=ARCH.divisor)
 
 
@@ -373,6 +373,34 @@ def test_small_images_get_small_tiles(shape: tuple[int, int], expected: tuple[in
     assert seen == {(1, 3, *expected), (1, 3, 512, 512)}
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((520, 640), (544, 640)),
+        ((513, 100), (544, 320)),
+        ((641, 640), (512, 640)),
+        ((512, 700), (512, 512)),
+    ],
+)
+def test_axes_a_little_longer_than_a_tile_get_one(
+    shape: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    seen = []
+
+    def spy(pixels: np.ndarray) -> np.ndarray:
+        seen.append(pixels.shape[2:])
+        return pixels
+
+    scaled = np.random.default_rng(0).standard_normal((3, *shape), np.float32)
+    tiling = Tiling(tile=512, smallest=320, divisor=32, mirror=False)
+    np.testing.assert_allclose(predict_scaled(scaled, [spy], tiling), scaled, rtol=1e-5)
+    assert seen == [expected] * (1 if max(shape) <= 640 else 2)
+    assert tiling.longest == 640
+    seen.clear()
+    predict_scaled(scaled, [spy], replace(tiling, parity=True))
+    assert set(seen) == {(512, 512)}
+
+
 def test_networks_run_once_per_tile_and_mirror_image() -> None:
     calls = []
 
@@ -389,6 +417,8 @@ def test_unusable_settings_are_refused() -> None:
         Tiling(tile=320, smallest=256, divisor=256)
     with pytest.raises(ValueError, match=r"1\.\.512"):
         Tiling(tile=512, smallest=1024, divisor=256)
+    with pytest.raises(ValueError, match="stretch"):
+        Tiling(tile=512, smallest=256, divisor=256, stretch=0.9)
     with pytest.raises(ValueError, match="no network"):
         predict_logits(BLOOD, [], DEFAULT)
 
@@ -436,7 +466,7 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
         assert rows.start == done
         assert classes.shape == (rows.stop - rows.start, width)
         assert classes.dtype == np.uint8
-        assert all(bottom - top <= tiling.tile for top, bottom in tape.asked)
+        assert all(bottom - top <= tiling.longest for top, bottom in tape.asked)
         if tape.asked:  # what no tile will touch again has left
             assert rows.start >= tape.asked[-1][0] or rows.stop == box[0].start
         pieces.append(classes)
