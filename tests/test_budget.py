@@ -30,8 +30,21 @@ def test_passes_are_the_tiles_times_folds_and_mirror_images(
 def test_plans_get_cheaper_and_end_with_the_least() -> None:
     costs = [plan.passes(SHAPE, TILE) for plan in plans(5)]
     assert all(better > worse for better, worse in pairwise(costs))
-    *_, least = plans(5)
+    first, *_, least = plans(5)
+    assert (first.folds, first.mirror) == (5, True)
     assert (least.folds, least.mirror) == (1, False)
+
+
+def test_folds_go_before_mirroring() -> None:
+    mirrored = [plan.folds for plan in plans(5) if plan.mirror]
+    assert mirrored == [5, 4, 3, 2, 1]
+    assert [(plan.folds, plan.mirror) for plan in plans(2)][:3] == [
+        (2, True),
+        (1, True),
+        (2, False),
+    ]
+    assert not any(plan.mirror for plan in plans(5, mirror=False))
+    assert next(plans(5, mirror=False)).folds == 5
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 5, 10, 30, 100, 1000])
