@@ -34,7 +34,8 @@ def mark(step):
     now = time.time(), time.process_time()
     marks[step], last = (now[0] - last[0], now[1] - last[1]), now
 mark("interpreter")
-from reunet.images import read_image, write_label
+from reunet.images import read_image
+from reunet.labels import write_label
 from reunet.pipeline import classify, load_model, normalise_channels
 mark("imports")
 model = load_model(device=sys.argv[4])

@@ -18,8 +18,9 @@ from pathlib import Path
 import classical_floor
 import numpy as np
 
-from reunet.images import label_path, read_image, read_label, write_label
+from reunet.images import read_image, read_label
 from reunet.instances import DECODERS, decode
+from reunet.labels import label_path, write_label
 from reunet.metric import read_meta, score_pair
 from reunet.pipeline import Model, default_weights, load_model, predict_classes
 from reunet.weights import write_card

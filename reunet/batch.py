@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from reunet.budget import allowance, fit, seconds_since_start
-from reunet.images import ImageError, Picture, label_path, one_line, read_image, write_label
+from reunet.images import ImageError, Picture, one_line, read_image
+from reunet.labels import label_path, write_label
 from reunet.pipeline import Model, predict_classes
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape

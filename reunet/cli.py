@@ -161,7 +161,7 @@ def one_line_warnings() -> Iterator[list[str]]:
 
 def start(output: Path, weights: Path | None, device: str, folds: str | None) -> "Model":
     """The model, and a folder to write to. Raises CannotStart."""
-    from reunet.images import remove_leftovers
+    from reunet.labels import remove_leftovers
     from reunet.pipeline import load_model
 
     try:
@@ -309,7 +309,8 @@ def weightmap(label: Path, output: Path, encoding: str) -> None:
         raise CannotStart(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
     if output.resolve() == label.resolve():
         raise CannotStart(f"{output}: is the label image itself: name another file")
-    from reunet.images import ImageError, read_label, write_png, write_values
+    from reunet.images import ImageError, read_label
+    from reunet.labels import write_png, write_values
     from reunet.targets import encode
     from reunet.weightmap import heat_map, weight_map
 

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from reunet.images import read_label, replacing
+from reunet.images import read_label
+from reunet.labels import replacing
 
 FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
 TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile

@@ -1,7 +1,7 @@
 """`--report`: what a run did, in `report.json` beside the labels.
 
     {
-      "reunet": "0.1.0",             version of the program
+      "reunet": "0.2.0",             version of the program
       "state": "finished",           running (or killed), interrupted, finished
       "started": "2025-01-31T09:00:00+00:00",
       "seconds": 12.3,               since then; loading the model is not part of it
@@ -33,7 +33,8 @@ from typing import Any
 
 import reunet
 from reunet.batch import Outcome
-from reunet.images import ImageError, replacing
+from reunet.images import ImageError
+from reunet.labels import replacing
 from reunet.pipeline import Model
 from reunet.resume import model_hash
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from reunet.images import label_path, read_image, read_label, write_label
+from reunet.images import read_image, read_label
+from reunet.labels import label_path, write_label
 from reunet.metric import TILED_FROM, score_pair
 from reunet.normalise import normalise_channels, scaling_of
 from reunet.pipeline import Model, load_model, segment

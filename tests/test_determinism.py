@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from reunet import predict
-from reunet.images import label_path, read_image, read_label
+from reunet.images import read_image, read_label
 from reunet.instances import decode
+from reunet.labels import label_path
 from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, load_model, segment
 from reunet.slides import segment_slide

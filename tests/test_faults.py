@@ -22,7 +22,8 @@ from PIL import Image
 from conftest import save_tiny_bundle
 from reunet import batch, cli, torch_backend
 from reunet.batch import segment_files
-from reunet.images import read_label, remove_leftovers, replacing
+from reunet.images import read_label
+from reunet.labels import remove_leftovers, replacing
 from reunet.pipeline import Model, load_model, segment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -234,10 +235,10 @@ def test_an_image_that_is_still_being_copied(ending: str, model: Model, tmp_path
                 file.write(content[start : start + 500])
             time.sleep(0.01)
 
-    copying = threading.Thread(target=grow)
-    copying.start()
     expected = segment(pixels, model, tta=False)
     errors = 0
+    copying = threading.Thread(target=grow)
+    copying.start()
     while copying.is_alive():
         (o,) = segment_files([path], output, model, tta=False, decoder=None, resume=True)
         errors += o.error is not None

@@ -16,7 +16,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reunet.images import ImageError, label_path, one_line, read_image, write_label
+from reunet.images import ImageError, one_line, read_image
+from reunet.labels import label_path, write_label
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"

@@ -15,14 +15,8 @@ import tifffile
 from PIL import Image
 
 from reunet import images, tiff
-from reunet.images import (
-    ImageError,
-    label_path,
-    list_images,
-    read_image,
-    read_label,
-    write_label,
-)
+from reunet.images import ImageError, list_images, read_image, read_label
+from reunet.labels import label_path, write_label
 
 H, W = 23, 37
 RNG = np.random.default_rng(0)

@@ -32,7 +32,7 @@ from reunet.network import build
 from reunet.normalise import normalise_channels
 from reunet.predict import Tiling
 from reunet.targets import encode
-from reunet.training import dataset, jobs, pseudo, rounds, teacher, unlabelled
+from reunet.training import dataset, jobs, pseudo, rounds, sampling, teacher, unlabelled
 from reunet.training.__main__ import main
 from reunet.training.history import load_checkpoint, started_from, summary
 from reunet.training.loss import IGNORE
@@ -79,7 +79,7 @@ def root(tmp_path: Path) -> Path:
         tifffile.imwrite(labelled / "labels" / f"case{seed}_label.tiff", discs(seed))
     cases, left_out = dataset.convert(labelled / "images", labelled / "labels", root, "paper")
     assert not left_out
-    dataset.write_folds(cases, root)
+    sampling.write_folds(cases, root)
     base, raw = (root / part / dataset.DATASET for part in ("preprocessed", "raw"))
     for target in (base / "dataset.json", base / dataset.MARKER):
         target.write_text((raw / "dataset.json").read_text())

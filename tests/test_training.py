@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 from torch.nn import functional as F
 
-from reunet.training import dataset, jobs
+from reunet.training import dataset, jobs, sampling
 from reunet.training.__main__ import main
 from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
 from reunet.training.log import F1, TrainingLog
@@ -209,7 +209,7 @@ CASES = cases_of({("fluo", "a"): 240, ("fluo", "b"): 15, ("pc", "c"): 30, ("dic"
 
 
 def test_sampling_is_even_over_modalities() -> None:
-    drawn = dataset.balanced(CASES, CASES)
+    drawn = sampling.balanced(CASES, CASES)
     assert set(drawn) == set(CASES)
     counts = {m: sum(CASES[n]["modality"] == m for n in drawn) for m in ("fluo", "pc", "dic")}
     assert max(counts.values()) / min(counts.values()) < 1.05
@@ -223,7 +223,7 @@ def test_pseudo_labelled_cases_have_their_share_of_the_draws(
     labelled: int, pseudo: int, share: float
 ) -> None:
     names = [f"a{i}" for i in range(labelled)], [f"pseudo_{i}" for i in range(pseudo)]
-    drawn = Counter(dataset.mixed(*names, share))
+    drawn = Counter(sampling.mixed(*names, share))
     assert drawn.keys() == {*names[0], *names[1]}
     assert len({drawn[name] for name in names[1]}) == 1
     taken = sum(drawn[name] for name in names[1]) / drawn.total()
@@ -231,12 +231,12 @@ def test_pseudo_labelled_cases_have_their_share_of_the_draws(
 
 
 def test_without_a_share_every_case_is_drawn_alike() -> None:
-    assert Counter(dataset.mixed(["a", "b"], ["c"], None)) == {"a": 1, "b": 1, "c": 1}
-    assert dataset.mixed(["a", "b"], [], 0.3) == ["a", "b"]
+    assert Counter(sampling.mixed(["a", "b"], ["c"], None)) == {"a": 1, "b": 1, "c": 1}
+    assert sampling.mixed(["a", "b"], [], 0.3) == ["a", "b"]
 
 
 def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
-    dataset.write_folds(CASES, tmp_path)
+    sampling.write_folds(CASES, tmp_path)
     folder = tmp_path / "preprocessed" / dataset.DATASET
     folds = json.loads((folder / "splits_final.json").read_text())
     assert len(folds) == 5
@@ -246,7 +246,7 @@ def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
         groups = [{CASES[n]["group"] for n in fold[part]} for part in ("train", "val")]
         assert not groups[0] & groups[1]
         assert sum(CASES[n]["modality"] == "pc" for n in fold["val"]) in range(3, 10)
-    dataset.write_folds(dict(reversed(CASES.items())), tmp_path)
+    sampling.write_folds(dict(reversed(CASES.items())), tmp_path)
     assert json.loads((folder / "splits_final.json").read_text()) == folds
     assert dataset.read_cases(folder).keys() == CASES.keys()
 
@@ -254,14 +254,14 @@ def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
 def test_folds_of_few_and_scattered_images(tmp_path: Path) -> None:
     folder = tmp_path / "preprocessed" / dataset.DATASET
     scattered = cases_of({("fluo", "a"): 3, ("pc", "b"): 3, ("bf", "c"): 4, ("dic", "d"): 2})
-    dataset.write_folds(scattered, tmp_path)  # no stratum has five images, there are five groups
+    sampling.write_folds(scattered, tmp_path)  # no stratum has five images, there are five groups
     folds = json.loads((folder / "splits_final.json").read_text())
     assert sorted(n for fold in folds for n in fold["val"]) == sorted(scattered)
     two = cases_of({("fluo", "a"): 6})
-    dataset.write_folds(two, tmp_path)
+    sampling.write_folds(two, tmp_path)
     assert len(json.loads((folder / "splits_final.json").read_text())) == 2
     with pytest.raises(ValueError, match="one group"):
-        dataset.write_folds(cases_of({("fluo", "a"): 2}), tmp_path)
+        sampling.write_folds(cases_of({("fluo", "a"): 2}), tmp_path)
 
 
 def test_validation_looks_at_every_modality() -> None:
@@ -435,7 +435,7 @@ def test_the_log_knows_the_best_epoch_and_survives_an_interruption(tmp_path: Pat
 def prepared(tmp_path: Path) -> Path:
     """A root that passes for prepared, as far as `jobs.check` looks."""
     folder, raw = (tmp_path / part / dataset.DATASET for part in ("preprocessed", "raw"))
-    dataset.write_folds(CASES, tmp_path)
+    sampling.write_folds(CASES, tmp_path)
     raw.mkdir(parents=True)
     for path in (raw / "dataset.json", folder / "dataset.json", folder / dataset.MARKER):
         path.write_text('{"cases": {}}')

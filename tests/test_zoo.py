@@ -13,7 +13,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reunet.images import ImageError, label_path, read_image
+from reunet.images import ImageError, read_image
+from reunet.labels import label_path
 from reunet.normalise import normalise_channels
 
 ROOT = Path(__file__).resolve().parents[1]

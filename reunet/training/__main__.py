@@ -86,7 +86,7 @@ def prepare(
 ) -> None:
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
-    from reunet.training import dataset
+    from reunet.training import dataset, sampling
 
     for folder in (images, labels):
         if not folder.is_dir():
@@ -97,7 +97,7 @@ def prepare(
             click.echo(f"left out: {reason}", err=True)
         if not cases:
             raise CannotStart(f"{images}: no image with a label could be used")
-        dataset.write_folds(cases, root)
+        sampling.write_folds(cases, root)
         dataset.preprocess(root, preset, processes)
     except ValueError as error:
         raise CannotStart(str(error)) from error

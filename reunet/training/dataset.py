@@ -5,8 +5,6 @@ Layout under ROOT: `raw/`, `preprocessed/`, `results/`, nnU-Net's three folders.
 
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from reunet.images import ImageError, list_images, read_image, read_label, write_label
+from reunet.images import ImageError, list_images, read_image, read_label
+from reunet.labels import write_label
 from reunet.metric import read_meta
 from reunet.network import Architecture
 from reunet.normalise import normalise_channels
@@ -24,10 +23,8 @@ from reunet.weightmap import weight_map
 
 DATASET_ID, DATASET = 703, "Dataset703_ReUNet"
 CONFIGURATION = "2d"
-FOLDS, FOLD_SEED = 5, 12345
 WEIGHT_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001
 SUFFIX = ".nii.gz"
-DRAWS = 20_000  # entries of a list that stands for probabilities
 MARKER = f"{CONFIGURATION}.complete"
 Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group"}
 
@@ -306,75 +303,8 @@ def nnunet_architecture(planned: dict[str, Any], arch: Architecture) -> dict[str
     return {**planned, "arch_kwargs": arguments}
 
 
-def write_folds(cases: Cases, root: Path) -> None:
-    """Five seeded folds, stratified by modality and source; a group is never split over two.
-
-    Where every stratum is smaller than the number of folds, folds are drawn without regard to
-    them; fewer groups than five make fewer folds. Raises ValueError for a single group.
-    """
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-
-    names = np.array(sorted(cases))
-    strata = [cases[n]["modality"] + "/" + cases[n]["source"] for n in names]
-    groups = [cases[n]["group"] for n in names]
-    count = min(FOLDS, len(set(groups)))
-    if count < 2:
-        raise ValueError(f"{root}: all images are of one group: there is nothing to validate on")
-    kind = StratifiedGroupKFold if max(Counter(strata).values()) >= count else GroupKFold
-    splitter = kind(count, shuffle=True, random_state=FOLD_SEED)
-    folds = [
-        {"train": names[train].tolist(), "val": names[val].tolist()}
-        for train, val in splitter.split(names, strata, groups)
-    ]
-    folder = root / "preprocessed" / DATASET
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "splits_final.json", folds)
-    write_json(folder / "cases.json", cases)
-
-
-def balanced(names: Iterable[str], cases: Cases, draws: int = DRAWS) -> list[str]:
-    """Names repeated so that a uniform draw is even over modalities.
-
-    Within a modality a source of n images has the weight √n: neither does a source of 244 images
-    drown the others, nor is a source of one image shown as often. Every name stands in the result
-    at least once.
-    """
-    by_source: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in names:
-        about = cases.get(name, {"modality": "unknown", "source": "unknown"})
-        by_source[about["modality"]][about["source"]].append(name)
-    repeated = []
-    for sources in by_source.values():
-        total = sum(len(members) ** 0.5 for members in sources.values())
-        for members in sources.values():
-            share = len(members) ** 0.5 / total / len(by_source)  # of all draws
-            repeated += members * max(1, round(draws * share / len(members)))
-    return repeated
-
-
-def mixed(labelled: list[str], pseudo: list[str], share: float | None) -> list[str]:
-    """Names repeated so that of uniform draws a share falls on pseudo-labelled cases.
-
-    labelled: names, repeated already or not. pseudo: names, all drawn alike. share: in 0..1, both
-    excluded; None draws every entry alike, as nnU-Net does.
-    """
-    if share is None or not pseudo:
-        return [*labelled, *pseudo]
-    labelled = labelled * -(-DRAWS // len(labelled))  # rounded up
-
-    def repeats(times: int) -> int:
-        return max(1, round(times * len(labelled) * share / (1 - share) / len(pseudo)))
-
-    def error(times: int) -> float:
-        drawn = repeats(times) * len(pseudo)
-        return abs(drawn / (times * len(labelled) + drawn) - share)
-
-    times = min(range(1, 5), key=error)
-    return labelled * times + pseudo * repeats(times)
-
-
 def read_cases(folder: Path) -> Cases:
-    """What `write_folds` noted about the cases."""
+    """What `sampling.write_folds` noted about the cases."""
     cases: Cases = read_json(folder / "cases.json")
     return cases
 

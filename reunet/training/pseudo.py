@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from reunet.images import (
-    ImageError,
-    label_path,
-    read_image,
-    read_label,
-    write_label,
-    write_png,
-)
+from reunet.images import ImageError, read_image, read_label
 from reunet.instances import decode
+from reunet.labels import label_path, write_label, write_png
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
 from reunet.targets import BOUNDARY, INTERIOR, inner_boundary

@@ -14,12 +14,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
 from reunet.training.augment import widen_zoom, with_weights
-from reunet.training.dataset import balanced, mixed, pseudo_cases_file, read_cases, read_json
+from reunet.training.dataset import pseudo_cases_file, read_cases, read_json
 from reunet.training.device import BF16_CPU, as_network, autocast
 from reunet.training.history import load_checkpoint
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS, ROUNDS
+from reunet.training.sampling import balanced, mixed
 from reunet.training.validate import Judge, pick_cases
 
 MOMENTUM = 0.99
