@@ -5,7 +5,8 @@
 The network's own speed: the same tiles through the networks and nothing else. Both are measured in
 turn in one process, by the clock and by the time of all cores, which other jobs hardly stretch.
 Before that each tile is predicted once, uncounted: whichever came first would pay for the code that
-OpenVINO makes for each new shape of a tile, of which there are 81 at most here. Memory is looked at
+OpenVINO makes for each new shape of a tile, of which there are 81 at most here. Each image is
+looked at once (`--one-scale`): what the networks see is then known beforehand. Memory is looked at
 after every image of the last run: how the peak of its last tenth compares with that of its second,
 and the slope from there on.
 """
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-tta", action="store_true")
     options = parser.parse_args()
-    model, tta = load_model(device=options.device), not options.no_tta
+    model, tta = replace(load_model(device=options.device), enlarge=False), not options.no_tta
     with tempfile.TemporaryDirectory() as root:
         images = cut_images(Path(root) / "images", options.images)
         seconds_of_network(images, model, tta=False)

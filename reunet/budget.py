@@ -8,15 +8,18 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reunet.small_cells import LARGEST, enlarged
 from reunet.tiles import STEP, tile_starts
 
 if TYPE_CHECKING:
     from reunet.pipeline import Model
+    from reunet.predict import Tiling
 
 CHALLENGE = "challenge"
 SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
@@ -102,7 +105,8 @@ def fit(
     """The model to predict an image of (H, W) pixels with, whether to mirror, and a word on it.
 
     seconds: until the label has to be written. tta: whether mirroring is allowed. paces: seconds of
-    a pass by tile, which the first image of a run fills in.
+    a pass by tile, which the first image of a run fills in. There is a second look at small cells
+    only where the time would suffice for it, too: whether they are small shows after the first.
     """
     started = time.perf_counter()
     tiling = model.tiling()
@@ -114,13 +118,25 @@ def fit(
     needed = plan.passes(shape, tile) * paces[tile]
     chosen = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
     note = chosen if fits else f"{chosen}, the least there is; it may take longer than allowed"
+    look = model.enlarge and prod(shape) <= LARGEST
+    again = pixels_enlarged(plan, shape, tiling) * paces[tile] / prod(tile) if look else 0
+    if look and needed + again > seconds * (1 - RESERVE):
+        look, note = False, f"{note}; no second look if cells are small"
     few = replace(
         model,
         networks=model.networks[: plan.folds],
         folds=model.folds[: plan.folds],
         step=plan.step,
+        enlarge=look,
     )
     return few, plan.mirror, f"time allows {note}"
+
+
+def pixels_enlarged(plan: Plan, shape: tuple[int, int], tiling: "Tiling") -> float:
+    """Pixels that go through a network in the second look at an image of (H, W)."""
+    large = enlarged(shape)
+    tile = tiling.edge(large[0]), tiling.edge(large[1])
+    return plan.passes(large, tile) * prod(tile)
 
 
 def seconds_per_pass(model: "Model", tile: Tile) -> float:

@@ -77,6 +77,12 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
     help="Take tiles on which nothing is to be seen for background.",
 )
 @click.option(
+    "--enlarge/--one-scale",
+    default=True,
+    show_default=True,
+    help="Look at images of small cells once more, enlarged.",
+)
+@click.option(
     "--budget",
     metavar="challenge|SECONDS",
     callback=check_budget,
@@ -97,6 +103,7 @@ def predict(
     folds: str | None,
     tta: bool,
     skip_empty: bool,
+    enlarge: bool,
     budget: str | None,
     resume: bool,
     report: bool,
@@ -105,7 +112,8 @@ def predict(
     done: list[Outcome] = []
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
-        model = replace(start(output, weights, device, folds), skip=skip_empty)
+        model = start(output, weights, device, folds)
+        model = replace(model, skip=skip_empty, enlarge=enlarge)
         from reunet.batch import segment_files
 
         started = time.monotonic()
@@ -116,8 +124,8 @@ def predict(
             from reunet.report import REPORT, describe, reporting
 
             asked = {"input": str(source), "device": device, "decoder": decoder}
-            choices = {"tta": tta, "skip_empty": skip_empty, "budget": budget, "resume": resume}
-            about = describe(model, {**asked, **choices})
+            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge}
+            about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)
     seconds = time.monotonic() - started

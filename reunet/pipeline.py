@@ -18,6 +18,7 @@ from reunet.folds import Fold, Gpu, GpuFold, line, warn
 from reunet.images import Picture, as_picture, read_image
 from reunet.normalise import normalise_channels
 from reunet.predict import Network, Tiling, classify
+from reunet.small_cells import LARGEST, are_small, classify_enlarged
 from reunet.tiles import STEP
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
 
@@ -37,6 +38,7 @@ class Model:
     batch: int = 1  # mirror images of tiles that it takes at once
     step: float = STEP  # distance of its tiles, as a share of one
     skip: bool = True  # spare the networks the tiles that `predict.is_empty`
+    enlarge: bool = True  # look at `small_cells` once more
 
     def tiling(self, tta: bool = True) -> Tiling:
         """How `predict` cuts images for this model. tta: average over the mirror images."""
@@ -113,7 +115,14 @@ def segment(
 
 def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
     """Most probable class of every pixel. Returns (H, W) uint8: background, interior, boundary."""
-    return classify(normalise_channels(picture.pixels), model.networks, model.tiling(tta))
+    image = normalise_channels(picture.pixels)
+    classes = classify(image, model.networks, model.tiling(tta))
+    if model.enlarge and classes.size <= LARGEST:
+        from reunet.instances import decode  # not needed before the first tile
+
+        if are_small(decode(classes, model.bundle.decoder, model.bundle.encoding)):
+            return classify_enlarged(image, model.networks, model.tiling(tta))
+    return classes
 
 
 def choose_device(name: str) -> str:

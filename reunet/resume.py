@@ -32,9 +32,11 @@ def settings_line(model: Model, *, tta: bool, decoder: str, budget: str | None =
     """
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
     mirroring = "mirrored" if tta else "not mirrored"
-    tiles = "" if model.skip else ", all tiles"
+    choices = ", all tiles" * (not model.skip) + ", one scale" * (not model.enlarge)
     within = f", budget {budget}" if budget else ""
-    return f"reunet {reunet.__version__}, {weights}, {mirroring}{tiles}, decoder {decoder}{within}"
+    return (
+        f"reunet {reunet.__version__}, {weights}, {mirroring}{choices}, decoder {decoder}{within}"
+    )
 
 
 def image_hash(image: Path) -> str:

@@ -87,6 +87,31 @@ def test_empty_tiles_are_predicted_if_asked(
     assert ("all tiles" in origin) == bool(passes)  # --resume takes them for different labels
 
 
+@pytest.mark.parametrize(("option", "again"), [("--enlarge", True), ("--one-scale", False)])
+def test_a_second_look_can_be_left_out(
+    option: str,
+    again: bool,
+    images: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+
+    def classify_enlarged(image: np.ndarray, *_: object) -> np.ndarray:
+        looks.append(image.shape)
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(pipeline, "are_small", lambda _: True)
+    monkeypatch.setattr(pipeline, "classify_enlarged", classify_enlarged)
+    source, output = images / "grey.tif", tmp_path / "out"
+    arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+    assert len(looks) == again
+    origin = tifffile.TiffFile(output / "grey_label.tiff").shaped_metadata[0]["origin"]
+    assert ("one scale" in origin) != again
+
+
 def test_labels_of_one_name_do_not_overwrite_each_other(
     images: Path, bundle: Path, tmp_path: Path
 ) -> None:

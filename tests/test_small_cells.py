@@ -1,0 +1,123 @@
+"""Images of small cells are looked at once more, enlarged, and only those."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.measure import regionprops
+
+from reunet import budget, pipeline, small_cells
+from reunet.images import as_picture
+from reunet.pipeline import Model, load_model, predict_classes
+from reunet.predict import Tiling, classify
+from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged
+from reunet.targets import INTERIOR
+
+TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
+
+
+def disks(diameter: int, gap: int, size: int = 240) -> np.ndarray:
+    """Instances: disks in a grid, (size, size) int32."""
+    labels = np.zeros((size, size), np.int32)
+    y, x = np.mgrid[:size, :size]
+    step = diameter + gap
+    for number, (top, left) in enumerate(np.ndindex(size // step, size // step), 1):
+        centre = (np.array([top, left]) + 0.5) * step - 0.5
+        labels[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= diameter**2 / 4] = number
+    return labels
+
+
+def pictured(labels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: bright red interiors, green rims, black background."""
+    inside = labels > 0
+    rim = np.zeros_like(inside)
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            rim |= inside & (np.roll(labels, shift, axis) != labels)
+    return np.stack([200 * (inside & ~rim), 200 * rim, 40 * ~inside], axis=-1).astype(np.uint8)
+
+
+def by_colour(tiles: np.ndarray) -> np.ndarray:
+    """A network that sees interiors in red, boundaries in green."""
+    return np.stack([tiles[:, 2], tiles[:, 0], tiles[:, 1]], axis=1)
+
+
+@pytest.fixture
+def model() -> Model:
+    return replace(load_model(device="cpu"), networks=(by_colour,), folds=("0",))
+
+
+@pytest.mark.parametrize("diameter", [5, 12, 16, 17, 19, 20, 25, 60])
+def test_small_is_what_scikit_image_says(diameter: int) -> None:
+    labels = disks(diameter, 3)
+    expected = np.median([cell.equivalent_diameter_area for cell in regionprops(labels)]) < SMALL
+    assert are_small(labels) == expected
+
+
+def test_no_cells_are_not_small() -> None:
+    assert not are_small(np.zeros((9, 9), np.int32))
+
+
+def test_a_few_specks_do_not_make_cells_small() -> None:
+    labels = disks(40, 5)
+    labels[0, :3] = labels.max() + 1 + np.arange(3)
+    assert not are_small(labels)
+
+
+@pytest.mark.parametrize("shape", [(240, 240), (101, 67), (1, 50), (700, 40)])
+def test_the_class_map_has_the_images_shape(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    classes = classify_enlarged(image, [by_colour], TILING)
+    assert classes.shape == shape
+    assert classes.dtype == np.uint8
+
+
+def test_what_is_seen_enlarged_lies_where_it_was() -> None:
+    labels = disks(16, 2)
+    image = pictured(labels)
+    once, twice = (see(image, [by_colour], TILING) for see in (classify, classify_enlarged))
+    assert (once == twice).mean() > 0.9
+    cells = range(1, labels.max() + 1)
+    centres = [ndimage.center_of_mass(seen == INTERIOR, labels, cells) for seen in (once, twice)]
+    shift = np.subtract(*centres).mean(axis=0)
+    np.testing.assert_allclose(shift, 0, atol=0.05)  # px
+
+
+@pytest.mark.parametrize(("diameter", "looks"), [(14, 2), (30, 1)])
+def test_only_small_cells_get_a_second_look(model: Model, diameter: int, looks: int) -> None:
+    seen = []
+
+    def spy(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles.shape[2:])
+        return by_colour(tiles)
+
+    picture = as_picture(pictured(disks(diameter, 2, 330)))
+    predict_classes(picture, replace(model, networks=(spy,)), tta=False)
+    assert seen == [(352, 352), (480, 480)][:looks]
+    predict_classes(picture, replace(model, networks=(spy,), enlarge=False), tta=False)
+    assert seen[looks:] == [(352, 352)]
+
+
+def test_huge_images_get_one_look(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "LARGEST", 240 * 240 - 1)
+    monkeypatch.setattr(pipeline, "classify_enlarged", None)  # would fail
+    predict_classes(as_picture(pictured(disks(14, 2))), model, tta=False)
+
+
+def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:
+    shape, tile = (512, 512), (512, 512)
+    rows, columns = enlarged(shape)
+    assert (rows, columns) == (724, 724)  # 4 tiles, mirrored: 4 + 16 passes
+    for seconds, look in ((19 / (1 - budget.RESERVE), False), (21 / (1 - budget.RESERVE), True)):
+        few, mirror, note = budget.fit(model, shape, seconds, True, {tile: 1.0})
+        assert mirror
+        assert few.enlarge == look
+        assert ("no second look" in note) != look
+
+
+@pytest.mark.parametrize("size", [small_cells.LARGEST // 2000 + 1])
+def test_a_budget_does_not_wait_for_a_look_that_will_not_be(model: Model, size: int) -> None:
+    few, _, note = budget.fit(model, (2000, size), 1e6, True, {(512, 512): 1.0})
+    assert not few.enlarge
+    assert "second look" not in note
