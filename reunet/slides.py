@@ -90,10 +90,11 @@ def segment_slide(
 ) -> tuple[int, tuple[str, ...]]:
     """Find the cells of an image of any size and write their label image, wholly or not at all.
 
-    tta, decoder: as for `pipeline.segment`. origin: as for `labels.write_label`. Returns the number
-    of cells and the notes on the image. The folder of the label needs room for 5 bytes a pixel
-    beside it if the image has more than IN_MEMORY / 4 pixels. Raises ImageError for an image that
-    cannot be read or a label that cannot be written, before the network starts where that shows.
+    tta, decoder: as for `pipeline.segment`, whose labels these are, but that small cells get no
+    second look. origin: as for `labels.write_label`. Returns the number of cells and the notes on
+    the image. The folder of the label needs room for 5 bytes a pixel beside it if the image has
+    more than IN_MEMORY / 4 pixels. Raises ImageError for an image that cannot be read or a label
+    that cannot be written, before the network starts where that shows.
     """
     slide = open_slide(image)
     with (

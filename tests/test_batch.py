@@ -1,5 +1,6 @@
 """Many images at once: order, overlap, bounds, and troubles that stay with their image."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -26,7 +27,9 @@ PATIENCE = 20  # s that a thread waits for another before the test has failed
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(save_tiny_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
+    """One look at each image, so that every step runs once."""
+    tiny = load_model(save_tiny_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
+    return dataclasses.replace(tiny, enlarge=False)
 
 
 @pytest.fixture

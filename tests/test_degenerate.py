@@ -169,7 +169,8 @@ def test_70000_cells(model: Model, tmp_path: Path) -> None:
     """From the picture to the label file and the score, with a network that sees what is there."""
     truth = grid(70_000, 6, 8, (2128, 2128))
     pixels = LEVELS[encode(truth, "thin")]
-    labels = segment(pixels, reading(model, pixels, "thin"), tta=False)
+    sees = replace(reading(model, pixels, "thin"), enlarge=False)
+    labels = segment(pixels, sees, tta=False)
     assert_labels(labels, truth.shape)
     np.testing.assert_array_equal(labels, truth)
     path = tmp_path / "a_label.tiff"
