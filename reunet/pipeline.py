@@ -114,7 +114,10 @@ def segment(
 
 
 def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
-    """Most probable class of every pixel. Returns (H, W) uint8: background, interior, boundary."""
+    """Most probable class of every pixel. Returns (H, W) uint8: background, interior, boundary.
+
+    Where the cells are small it is that of a second look, enlarged, unless `model.enlarge` is off.
+    """
     image = normalise_channels(picture.pixels)
     classes = classify(image, model.networks, model.tiling(tta))
     if model.enlarge and classes.size <= LARGEST:
