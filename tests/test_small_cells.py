@@ -11,7 +11,7 @@ from reunet import budget, pipeline, small_cells
 from reunet.images import as_picture
 from reunet.pipeline import Model, load_model, predict_classes
 from reunet.predict import Tiling, classify
-from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged
+from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
 from reunet.targets import INTERIOR
 
 TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
@@ -48,20 +48,25 @@ def model() -> Model:
     return replace(load_model(device="cpu"), networks=(by_colour,), folds=("0",))
 
 
-@pytest.mark.parametrize("diameter", [5, 12, 16, 17, 19, 20, 25, 60])
+@pytest.mark.parametrize("diameter", [5, 12, 17, 20, 23, 24, 26, 27, 60])
 def test_small_is_what_scikit_image_says(diameter: int) -> None:
     labels = disks(diameter, 3)
-    expected = np.median([cell.equivalent_diameter_area for cell in regionprops(labels)]) < SMALL
-    assert are_small(labels) == expected
+    expected = np.median([cell.equivalent_diameter_area for cell in regionprops(labels)])
+    assert typical_diameter(labels) == pytest.approx(expected)
+    assert are_small(labels) == (expected < SMALL)
 
 
 def test_no_cells_are_not_small() -> None:
     assert not are_small(np.zeros((9, 9), np.int32))
 
 
-def test_a_few_specks_do_not_make_cells_small() -> None:
-    labels = disks(40, 5)
-    labels[0, :3] = labels.max() + 1 + np.arange(3)
+def test_many_specks_do_not_make_cells_small() -> None:
+    labels = disks(60, 20)
+    cells = labels.max()
+    empty = np.flatnonzero(labels == 0)[::7]
+    labels.flat[empty] = cells + 1 + np.arange(empty.size)
+    assert empty.size > 100 * cells
+    assert typical_diameter(labels) == pytest.approx(typical_diameter(disks(60, 20)))
     assert not are_small(labels)
 
 
