@@ -96,7 +96,10 @@ def test_openvino_is_as_exact_as_pytorch_on_images(
     logits = openvino_backend.build_network(arch, tensors, 512)(tiles)
     in_torch = TorchNetwork(module)(tiles)
     np.testing.assert_allclose(logits, in_torch, atol=1e-4)
-    np.testing.assert_array_equal(logits.argmax(axis=1), in_torch.argmax(axis=1))
+    second, first = np.sort(in_torch, axis=1)[:, -2:].transpose(1, 0, 2, 3)
+    clear = first - second > 2e-4  # the rest are ties within the tolerance
+    assert clear.mean() > 0.999
+    assert np.array_equal(logits.argmax(axis=1)[clear], in_torch.argmax(axis=1)[clear])
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
