@@ -53,7 +53,7 @@ class Plan:
 def plans(folds: int, mirror: bool = True) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
-    Measured on the validation images (README, "Results"): all folds without mirroring are better
+    Measured on the validation images (README, "How well"): all folds without mirroring are better
     than one with it, and cheaper; overlap gives the least.
     mirror: whether mirror images may be used at all.
     """

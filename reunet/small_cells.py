@@ -2,7 +2,7 @@
 
 Where cells are few pixels wide the boundary between two that touch is nearly as wide as they are,
 and the network merges them. Seen larger, they come apart. Larger cells gain nothing, or lose:
-SMALL and FACTOR were chosen on training images (README, "Results").
+SMALL and FACTOR were chosen on training images (README, "How well").
 """
 
 from collections.abc import Sequence
