@@ -4,14 +4,16 @@
 
 DATA is a folder with images/, labels/ and a meta.csv whose column split says `val`. The bundles are
 exports of the stages, in their order; the last is the one that ships. For every stage: the mean of
-its folds on their own and their ensemble; for the last also its best fold, mirroring, and what
-ships, a second look at small cells. Figures of an image are kept below DIR, so an interrupted run
-goes on and a new stage costs only itself; they hold for the code that they were made with.
+its folds on their own and the mean of their logits; for the last also its best fold, the votes of
+its folds, mirroring, and what ships, a second look at small cells. Figures of an image are kept
+below DIR, so an interrupted run goes on and a new stage costs only itself; they hold for the code
+that they were made with.
 """
 
 import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import classical_floor
@@ -19,19 +21,19 @@ import numpy as np
 from validation import by_modality, table
 
 from reunet.images import read_image, read_label
-from reunet.instances import decode
 from reunet.metric import read_meta, score_pair
 from reunet.normalise import normalise_channels
-from reunet.pipeline import Model, load_model
-from reunet.predict import Network, predict_logits
+from reunet.pipeline import Model, find_instances, load_model
+from reunet.predict import predict_logits
 from reunet.small_cells import LARGEST, are_small, classify_enlarged
 from reunet.weights import write_card
 
-ENSEMBLE = "ensemble"
-LOOKED_TWICE = "second look"  # the ensemble, where cells are small
+AVERAGE, VOTES = "logits averaged", "votes"  # of the folds
+LOOKED_TWICE = "second look"  # the votes, where cells are small
+TOGETHER = {AVERAGE, VOTES, LOOKED_TWICE}
 FLOOR = "classical floor"
 PAPER = {"tuning set": 0.61, "test set": 0.44}  # Re-UNet's mean F1, on the challenge's own images
-F1 = dict[str, dict[str, float]]  # fold or ENSEMBLE -> image -> F1
+F1 = dict[str, dict[str, float]]  # fold or a way of TOGETHER -> image -> F1
 
 
 def main() -> None:
@@ -47,18 +49,18 @@ def main() -> None:
     if not modality:
         sys.exit(f"{options.data}: no meta.csv with split == val there")
     options.out.mkdir(parents=True, exist_ok=True)
+    stages = [text.partition("=")[::2] for text in options.stages]
+    names = sorted(modality)
     rows: F1 = {}
-    for stage, _, bundle in (text.partition("=") for text in options.stages):
+    for stage, bundle in stages[:-1]:
         model = load_model(bundle, options.device)
-        f1 = measure(options.data, sorted(modality), model, options.out, mirror=False)
-        rows |= single_and_together(stage, f1)
-    mirrored = measure(options.data, sorted(modality), model, options.out, mirror=True)
-    rows |= best_fold(stage, f1, modality)
-    twice = mirrored.pop(LOOKED_TWICE)
-    rows |= single_and_together(f"{stage} + mirroring", mirrored)
-    rows |= best_fold(f"{stage} + mirroring", mirrored, modality)
-    rows[f"{stage} + mirroring, ensemble, second look at small cells"] = twice
-    rows[FLOOR] = floor(options.data, sorted(modality), options.out)
+        rows |= rows_of(stage, measure(options.data, names, model, options.out, {AVERAGE}))
+    stage, bundle = stages[-1]
+    model = load_model(bundle, options.device)
+    for name, ways in ((stage, {AVERAGE, VOTES}), (f"{stage} + mirroring", TOGETHER)):
+        f1 = measure(options.data, names, model, options.out, ways)
+        rows |= rows_of(name, f1) | best_fold(name, f1, modality)
+    rows[FLOOR] = floor(options.data, names, options.out)
     figures = {row: by_modality(scores, modality) for row, scores in rows.items()}
     print(table(figures))
     quoted = ", ".join(f"{f1} on the challenge's {images}" for images, f1 in PAPER.items())
@@ -69,18 +71,19 @@ def main() -> None:
         write_card(model.bundle.folder, {**model.bundle.about, "results": results})
 
 
-def single_and_together(stage: str, f1: F1) -> F1:
-    """Two rows: the mean of the folds on their own, and the ensemble where there are several."""
-    folds = [scores for name, scores in f1.items() if name != ENSEMBLE]
+def rows_of(stage: str, f1: F1) -> F1:
+    """The mean of the folds on their own, and each way of taking several together."""
+    folds = [scores for name, scores in f1.items() if name not in TOGETHER]
     single = {image: float(np.mean([scores[image] for scores in folds])) for image in folds[0]}
     if len(folds) == 1:
         return {stage: single}
-    return {f"{stage}, mean of {len(folds)} folds": single, f"{stage}, ensemble": f1[ENSEMBLE]}
+    together = {f"{stage}, {way}": scores for way, scores in f1.items() if way in TOGETHER}
+    return {f"{stage}, mean of {len(folds)} folds": single, **together}
 
 
 def best_fold(stage: str, f1: F1, modality: dict[str, str]) -> F1:
     """A row for the fold with the highest mean of modalities; none where there is one fold."""
-    folds = {name: scores for name, scores in f1.items() if name != ENSEMBLE}
+    folds = {name: scores for name, scores in f1.items() if name not in TOGETHER}
     if len(folds) == 1:
         return {}
     headline = {n: by_modality(s, modality)["mean of modalities"]["mean"] for n, s in folds.items()}
@@ -88,41 +91,48 @@ def best_fold(stage: str, f1: F1, modality: dict[str, str]) -> F1:
     return {f"{stage}, best fold ({best})": folds[best]}
 
 
-def measure(data: Path, names: list[str], model: Model, out: Path, mirror: bool) -> F1:
-    """F1 of every image with every fold and with all of them together; mirrored, LOOKED_TWICE too.
-
-    Of images without small cells the second look has the ensemble's figure.
-    """
+def measure(data: Path, names: list[str], model: Model, out: Path, ways: set[str]) -> F1:
+    """F1 of every image with every fold and by each of `ways`; mirrored if LOOKED_TWICE is one."""
     bundle = model.bundle
     identity = "-".join(digest[:12] for digest in bundle.about["sha256"].values())
-    kept = out / f"{identity}{'-mirrored' * mirror}.csv"
+    kept = out / f"{identity}{'-mirrored' * (LOOKED_TWICE in ways)}.csv"
     f1 = read_kept(kept)
+    wanted = {*model.folds, *ways}
     for name in names:
-        if all(name in scores for scores in f1.values()) and f1:
+        if all(name in f1.get(method, {}) for method in wanted):
             continue
-        image = normalise_channels(read_image(data / "images" / f"{name}.png").pixels)
         truth = read_label(data / "labels" / f"{name}_label.tiff")
-        for method, logits in all_logits(image, model, mirror).items():
-            classes = logits.argmax(axis=0).astype(np.uint8)
-            found = decode(classes, bundle.decoder, bundle.encoding)
-            f1.setdefault(method, {})[name] = score_pair(truth, found).f1
-        if mirror:
-            if are_small(found) and found.size <= LARGEST:
-                classes = classify_enlarged(image, model.networks, model.tiling())
-                found = decode(classes, bundle.decoder, bundle.encoding)
-            f1.setdefault(LOOKED_TWICE, {})[name] = score_pair(truth, found).f1
+        image = normalise_channels(read_image(data / "images" / f"{name}.png").pixels)
+        found = {
+            method: find_instances(class_maps, bundle.decoder, bundle.encoding)
+            for method, class_maps in all_class_maps(image, model, ways).items()
+        }
+        for method, instances in found.items():
+            f1.setdefault(method, {})[name] = score_pair(truth, instances).f1
         keep(kept, name, f1)
-    return f1
+    return {method: f1[method] for method in (*model.folds, *sorted(ways))}
 
 
-def all_logits(image: np.ndarray, model: Model, mirror: bool) -> dict[str, np.ndarray]:
-    """Logits of each fold and their mean. image: (H, W, 3) uint8."""
-    networks: dict[str, Network] = dict(zip(model.folds, model.networks, strict=True))
-    logits = {
-        fold: predict_logits(image, [network], model.tiling(mirror))
-        for fold, network in networks.items()
-    }
-    return {**logits, ENSEMBLE: np.mean(list(logits.values()), axis=0)}
+def all_class_maps(
+    image: np.ndarray, model: Model, ways: set[str]
+) -> dict[str, Sequence[np.ndarray]]:
+    """The class map of every fold and those that each way makes cells of.
+
+    image: (H, W, 3) uint8.
+    """
+    tiling = model.tiling(tta=LOOKED_TWICE in ways)
+    logits = [predict_logits(image, [fold], tiling) for fold in model.networks]
+    class_maps = [of_fold.argmax(axis=0).astype(np.uint8) for of_fold in logits]
+    found = {name: [classes] for name, classes in zip(model.folds, class_maps, strict=True)}
+    found[AVERAGE] = [np.mean(logits, axis=0).argmax(axis=0).astype(np.uint8)]
+    if VOTES in ways:
+        found[VOTES] = class_maps
+    if LOOKED_TWICE in ways:
+        found[LOOKED_TWICE] = class_maps
+        first = find_instances(class_maps[:1], model.bundle.decoder, model.bundle.encoding)
+        if are_small(first) and first.size <= LARGEST:
+            found[LOOKED_TWICE] = [classify_enlarged(image, [f], tiling) for f in model.networks]
+    return found
 
 
 def floor(data: Path, names: list[str], out: Path) -> dict[str, float]:

@@ -38,7 +38,7 @@ SIZES = ((256, 256), (520, 696), (472, 512), (360, 360), (400, 400), (256, 320),
 ONE = (512, 512)
 FOLDS = 5
 MARK_ONE, MARK_FOLDER = 4, 3  # times faster than nnU-Net
-ON_CPU = ("--device", "cpu", "--no-tta", "--one-scale")  # as the others do it
+ON_CPU = ("--device", "cpu", "--no-tta", "--one-scale", "--average")  # as the others do it
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,16 @@ import classical_floor
 import numpy as np
 
 from reunet.images import read_image, read_label
-from reunet.instances import DECODERS, decode
+from reunet.instances import DECODERS
 from reunet.labels import label_path, write_label
 from reunet.metric import read_meta, score_pair
-from reunet.pipeline import Model, default_weights, load_model, predict_classes
+from reunet.pipeline import (
+    Model,
+    default_weights,
+    find_instances,
+    load_model,
+    predict_classes,
+)
 from reunet.weights import write_card
 
 FLOOR = "classical floor"
@@ -82,9 +88,9 @@ def score(data: Path, names: list[str], model: Model, tta: bool, out: Path) -> S
 def segmentations(image: Path, model: Model, tta: bool) -> Iterator[tuple[str, np.ndarray]]:
     """The label images of each method; the network runs once for both decoders."""
     picture = read_image(image)
-    classes = predict_classes(picture, model, tta=tta)
+    class_maps = predict_classes(picture, model, tta=tta)
     for decoder in DECODERS:
-        yield f"network {decoder}", decode(classes, decoder, model.bundle.encoding)
+        yield f"network {decoder}", find_instances(class_maps, decoder, model.bundle.encoding)
     yield FLOOR, classical_floor.segment(picture.pixels)
 
 

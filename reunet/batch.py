@@ -20,7 +20,7 @@ import numpy as np
 from reunet.budget import allowance, fit, seconds_since_start
 from reunet.images import ImageError, Picture, one_line, read_image
 from reunet.labels import label_path, write_label
-from reunet.pipeline import Model, predict_classes
+from reunet.pipeline import Model, find_instances, predict_classes
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
 from reunet.weights import WeightsError
@@ -59,7 +59,7 @@ class _Job:
     shape: tuple[int, int] = (0, 0)  # H, W
     slide: bool = False
     picture: Picture | None = None
-    classes: np.ndarray | None = None
+    class_maps: list[np.ndarray] = field(default_factory=list)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -158,7 +158,7 @@ def _prepare_to_finish(model: Model, *, tta: bool, decoder: str, budget: str | N
     """Import what comes after the network while the first image is read; say what is set."""
     import tifffile  # noqa: F401
 
-    import reunet.instances  # noqa: F401
+    import reunet.voting  # noqa: F401
 
     return settings_line(model, tta=tta, decoder=decoder, budget=budget)
 
@@ -208,7 +208,7 @@ def _classify(run: _Run, job: _Job) -> None:
         with job.step("network"):
             model, tta, chosen = _what_fits(run, job)
             outcome.notes += chosen
-            job.classes = predict_classes(job.picture, model, tta=tta)
+            job.class_maps = predict_classes(job.picture, model, tta=tta)
         job.picture = None
 
 
@@ -224,14 +224,12 @@ def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:
-    if job.classes is None:
+    if not job.class_maps:
         return job.outcome
-    from reunet.instances import decode
-
     instances = None
     with job.step("decoding"):
-        instances = decode(job.classes, run.decoder, run.model.bundle.encoding)
-    job.classes = None
+        instances = find_instances(job.class_maps, run.decoder, run.model.bundle.encoding)
+    job.class_maps = []
     if instances is not None:
         with job.step("writing"):
             write_label(job.outcome.label, instances, run.origin(job))

@@ -68,7 +68,13 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--decoder", type=click.Choice(DECODERS), help="[default: the bundle's]")
-@click.option("--folds", help="Folds to average, such as 0,2.  [default: all]")
+@click.option("--folds", help="Folds to use, such as 0,2.  [default: all]")
+@click.option(
+    "--vote/--average",
+    default=True,
+    show_default=True,
+    help="Folds vote on cells, or their logits are averaged (as in the paper).",
+)
 @click.option("--tta/--no-tta", default=True, show_default=True, help="Average over mirror images.")
 @click.option(
     "--skip-empty/--all-tiles",
@@ -101,6 +107,7 @@ def predict(
     device: str,
     decoder: str | None,
     folds: str | None,
+    vote: bool,
     tta: bool,
     skip_empty: bool,
     enlarge: bool,
@@ -113,7 +120,7 @@ def predict(
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
         model = start(output, weights, device, folds)
-        model = replace(model, skip=skip_empty, enlarge=enlarge)
+        model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote)
         from reunet.batch import segment_files
 
         started = time.monotonic()
@@ -124,7 +131,7 @@ def predict(
             from reunet.report import REPORT, describe, reporting
 
             asked = {"input": str(source), "device": device, "decoder": decoder}
-            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge}
+            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge, "vote": vote}
             about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)

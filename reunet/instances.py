@@ -122,7 +122,7 @@ def _number_interiors(
     instance = unite(sizes.size, *np.append(beside, corners, axis=1))
     earliest = np.full_like(first, UNSEEN)
     np.minimum.at(earliest, instance[kept], first[kept])
-    numbers: np.ndarray = np.where(kept, _in_order(earliest)[instance], 0)
+    numbers: np.ndarray = np.where(kept, in_order(earliest)[instance], 0)
     return numbers
 
 
@@ -188,7 +188,7 @@ def _close(out: np.ndarray, count: int, bands: list[tuple[int, int]]) -> None:
     sizes, first = np.append(grown[0], lonely.sizes[1:]), np.append(grown[1], lonely.first[1:])
     np.add.at(sizes, encloser, holes.sizes)
     sizes[0] = 0  # of the holes that no cell encloses
-    numbers = _in_order(np.where(sizes >= MIN_OBJECT, first, UNSEEN))
+    numbers = in_order(np.where(sizes >= MIN_OBJECT, first, UNSEEN))
     _renumber(out, numbers[cell_of], numbers[encloser[holes.number]], bands)
 
 
@@ -221,7 +221,7 @@ def _enclosers(holes: np.ndarray, cells: np.ndarray, count: int) -> np.ndarray:
     return np.where(lowest == highest, highest, 0)
 
 
-def _in_order(first: np.ndarray) -> np.ndarray:
+def in_order(first: np.ndarray) -> np.ndarray:
     """Numbers 1..N in the order of first pixels, 0 where UNSEEN: int32."""
     numbers = np.zeros(first.size, np.int32)
     count = np.count_nonzero(first < UNSEEN)

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from reunet.images import read_label
+from reunet.iou import overlapping_pairs
 from reunet.labels import replacing
 
 FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
@@ -199,14 +200,11 @@ def _count_matches(
     is the size of a maximum matching among the pairs that reach the threshold. That graph is
     sparse, and above 0.5 every cell has one partner at most.
     """
-    both = (area_gt[gt] > 0) & (area_seg[seg] > 0)
-    pixels = (np.ones(np.count_nonzero(both), np.int64), (gt[both], seg[both]))
-    overlap = csr_array(pixels, shape=(area_gt.size, area_seg.size))  # adds up equal (true, pred)
-    true = np.repeat(np.arange(area_gt.size), np.diff(overlap.indptr))
-    union = area_gt[true] + area_seg[overlap.indices] - overlap.data
-    overlap.data = (overlap.data / union >= threshold).astype(np.int8)
-    overlap.eliminate_zeros()
-    return int(np.count_nonzero(maximum_bipartite_matching(overlap) >= 0))
+    true, predicted, iou = overlapping_pairs(gt, seg, (area_gt, area_seg))
+    enough = iou >= threshold
+    matches = np.ones(np.count_nonzero(enough), np.int8), (true[enough], predicted[enough])
+    graph = csr_array(matches, shape=(area_gt.size, area_seg.size))
+    return int(np.count_nonzero(maximum_bipartite_matching(graph) >= 0))
 
 
 def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:

@@ -39,6 +39,7 @@ class Model:
     step: float = STEP  # distance of its tiles, as a share of one
     skip: bool = True  # spare the networks the tiles that `predict.is_empty`
     enlarge: bool = True  # look at `small_cells` once more
+    vote: bool = True  # folds vote on cells (`voting`); else their logits are averaged
 
     def tiling(self, tta: bool = True) -> Tiling:
         """How `predict` cuts images for this model. tta: average over the mirror images."""
@@ -107,25 +108,41 @@ def segment(
         image = read_image(Path(image))
     elif isinstance(image, np.ndarray):
         image = as_picture(image)
-    classes = predict_classes(image, model, tta=tta)
-    from reunet.instances import decode  # not needed before the first tile
-
-    return decode(classes, decoder or model.bundle.decoder, model.bundle.encoding)
+    class_maps = predict_classes(image, model, tta=tta)
+    return find_instances(class_maps, decoder or model.bundle.decoder, model.bundle.encoding)
 
 
-def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
-    """Most probable class of every pixel. Returns (H, W) uint8: background, interior, boundary.
+def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> list[np.ndarray]:
+    """Most probable class of every pixel: background, interior, boundary.
 
-    Where the cells are small it is that of a second look, enlarged, unless `model.enlarge` is off.
+    Returns (H, W) uint8, one for each fold that votes, or a single one by the mean of the folds'
+    logits: where the image has more than LARGEST pixels, or `model.vote` is off. Where the cells of
+    the first are small they are of a second look, enlarged, unless `model.enlarge` is off.
     """
     image = normalise_channels(picture.pixels)
-    classes = classify(image, model.networks, model.tiling(tta))
-    if model.enlarge and classes.size <= LARGEST:
-        from reunet.instances import decode  # not needed before the first tile
+    tiling = model.tiling(tta)
+    in_memory = image.shape[0] * image.shape[1] <= LARGEST
+    voters = [[fold] for fold in model.networks] if model.vote and in_memory else [model.networks]
+    class_maps = [classify(image, networks, tiling) for networks in voters]
+    if model.enlarge and in_memory:
+        first = find_instances(class_maps[:1], model.bundle.decoder, model.bundle.encoding)
+        if are_small(first):
+            return [classify_enlarged(image, networks, tiling) for networks in voters]
+    return class_maps
 
-        if are_small(decode(classes, model.bundle.decoder, model.bundle.encoding)):
-            return classify_enlarged(image, model.networks, model.tiling(tta))
-    return classes
+
+def find_instances(class_maps: Sequence[np.ndarray], decoder: str, encoding: str) -> np.ndarray:
+    """The cells of one class map, or those that several agree on.
+
+    class_maps: from `predict_classes`. Returns (H, W) int32: 0 background, cells 1..N.
+    """
+    from reunet.instances import decode  # not needed before the first tile
+
+    if len(class_maps) == 1:
+        return decode(class_maps[0], decoder, encoding)
+    from reunet.voting import vote
+
+    return vote([decode(classes, decoder, encoding) for classes in class_maps])
 
 
 def choose_device(name: str) -> str:

@@ -33,6 +33,7 @@ def settings_line(model: Model, *, tta: bool, decoder: str, budget: str | None =
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
     mirroring = "mirrored" if tta else "not mirrored"
     choices = ", all tiles" * (not model.skip) + ", one scale" * (not model.enlarge)
+    choices += ", averaged" * (not model.vote)
     within = f", budget {budget}" if budget else ""
     return (
         f"reunet {reunet.__version__}, {weights}, {mirroring}{choices}, decoder {decoder}{within}"

@@ -27,9 +27,9 @@ PATIENCE = 20  # s that a thread waits for another before the test has failed
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """One look at each image, so that every step runs once."""
+    """One look at each image and no votes, so that every step runs once."""
     tiny = load_model(save_tiny_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
-    return dataclasses.replace(tiny, enlarge=False)
+    return dataclasses.replace(tiny, enlarge=False, vote=False)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_what_a_report_says(images: Path, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     started = time.monotonic()
-    result = predict(images, output, "--weights", bundle, "--report")
+    result = predict(images, output, "--weights", bundle, "--average", "--report")
     assert result.exit_code == 1
     wall = time.monotonic() - started
     found = read(output / "report.json")
@@ -78,7 +78,8 @@ def test_what_a_report_says(images: Path, bundle: Path, tmp_path: Path) -> None:
     assert found["model"]["hash"] == model_hash(load_model(bundle, "cpu"))
     assert found["model"]["sha256"] == read(bundle / "card.json")["sha256"]
 
-    result = predict(images, output, "--weights", bundle, "--report", "--resume")
+    options = "--weights", bundle, "--average", "--report", "--resume"
+    result = predict(images, output, *options)
     again = read(output / "report.json")
     assert [entry["status"] for entry in again["images"]] == ["kept", "kept", "failed"]
     assert again["summary"]["cells"] == found["summary"]["cells"]

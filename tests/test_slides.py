@@ -315,8 +315,8 @@ def model(bundle: Path) -> Model:
 
 
 def assert_labels_are_those_of_the_whole(path: Path, model: Model, **options: Any) -> None:
-    """The labels of one look: images in memory may get a second, slides are too large for it."""
-    model = replace(model, enlarge=False)
+    """The labels of one look, averaged: slides are too large for a second look and for votes."""
+    model = replace(model, enlarge=False, vote=False)
     label = path.parent / "labels" / "a_label.tiff"
     label.parent.mkdir(exist_ok=True)
     cells, notes = segment_slide(path, label, model, **options)

@@ -1,0 +1,25 @@
+"""Intersection over union (IoU) of the cells of two label maps, pair by pair."""
+
+import numpy as np
+
+
+def overlapping_pairs(
+    first: np.ndarray, second: np.ndarray, areas: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every cell of `first` with every cell of `second` that it shares a pixel with.
+
+    first, second: (H, W) integers, ids from 0. areas: pixels of each id of both; ids whose area is
+    0 there, such as the background's, are left out. Returns ids of first, ids of second and their
+    IoU, (pairs,) each. No table of all × all cells is ever built.
+    """
+    ids = areas[1].size
+    pixels = first.ravel().astype(np.int64) * ids + second.ravel()
+    ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1, pixels.size)
+    starts = np.append(0, ends[:-1])  # of runs of pixels that are alike: far fewer than pixels
+    pairs, member = np.unique(pixels[starts], return_inverse=True)
+    shared = np.zeros(pairs.size, np.int64)
+    np.add.at(shared, member, ends - starts)
+    one, other = np.divmod(pairs, ids)
+    both = (areas[0][one] > 0) & (areas[1][other] > 0)
+    one, other, shared = one[both], other[both], shared[both]
+    return one, other, shared / (areas[0][one] + areas[1][other] - shared)

@@ -1,0 +1,214 @@
+"""Folds vote on cells: against a brute-force reference, and on cases whose result is plain."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reunet import pipeline
+from reunet.bands import UNSEEN
+from reunet.images import as_picture
+from reunet.instances import MIN_OBJECT
+from reunet.iou import overlapping_pairs
+from reunet.pipeline import Model, find_instances, load_model, predict_classes, segment
+from reunet.predict import classify
+from reunet.voting import AGREEMENT, FREE, agreements, vote
+
+
+def random_ballot(seed: int, shape: tuple[int, int] = (60, 80), cells: int = 25) -> np.ndarray:
+    """Rectangles, numbered in the order of their first pixels; some overlap others in part."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    for cell in range(1, cells + 1):
+        top, left = rng.integers(0, shape[0] - 4), rng.integers(0, shape[1] - 4)
+        height, width = rng.integers(3, 16, 2)
+        labels[top : top + height, left : left + width] = cell
+    return in_order(labels)
+
+
+def moved(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The same cells a little elsewhere, a few of them gone."""
+    rng = np.random.default_rng(seed)
+    shifted = np.roll(labels, rng.integers(-1, 2, 2), (0, 1))
+    gone = rng.choice(int(labels.max()), 3) + 1
+    return in_order(np.where(np.isin(shifted, gone), 0, shifted))
+
+
+def in_order(labels: np.ndarray) -> np.ndarray:
+    numbers: dict[int, int] = {0: 0}
+    flat = [numbers.setdefault(int(cell), len(numbers)) for cell in labels.ravel()]
+    return np.array(flat, np.int32).reshape(labels.shape)
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def cells_of(labels: np.ndarray) -> list[np.ndarray]:
+    return [labels == cell for cell in range(1, labels.max() + 1)]
+
+
+def brute_force(ballots: list[np.ndarray]) -> np.ndarray:
+    """By masks and over all pairs, as the docstrings of `voting` say it."""
+    ranked = []
+    for voter, ballot in enumerate(ballots):
+        for mask in cells_of(ballot):
+            best = [
+                1.0 if other is ballot else max((iou(mask, m) for m in cells_of(other)), default=0)
+                for other in ballots
+            ]
+            ranked.append((round(float(np.mean(best)), 9), voter, mask))
+    result = np.zeros(ballots[0].shape, np.int32)
+    for agreement, _, mask in sorted(ranked, key=lambda entry: -entry[0]):
+        free = mask & (result == 0)
+        if agreement >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), MIN_OBJECT):
+            result[free] = result.max() + 1
+    return in_order(result)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("voters", [2, 3, 5])
+def test_the_cells_are_those_of_brute_force(voters: int, seed: int) -> None:
+    truth = random_ballot(seed)
+    ballots = [moved(truth, 100 * seed + voter) for voter in range(voters)]
+    found = vote(ballots)
+    np.testing.assert_array_equal(found, brute_force(ballots))
+    assert found.dtype == np.int32
+    assert 0 < found.max() < sum(ballot.max() for ballot in ballots)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_iou_is_that_of_masks(seed: int) -> None:
+    one, other = random_ballot(seed), random_ballot(seed + 50)
+    areas = np.bincount(one.ravel()), np.bincount(other.ravel())
+    areas[0][[0, 3]] = areas[1][[0, 5]] = 0  # left out
+    cells, others, values = overlapping_pairs(one, other, areas)
+    pairs = zip(cells.tolist(), others.tolist(), strict=True)
+    found = dict(zip(pairs, values.tolist(), strict=True))
+    expected = {
+        (a, b): iou(one == a, other == b)
+        for a in range(1, one.max() + 1)
+        for b in range(1, other.max() + 1)
+        if a != 3 and b != 5 and ((one == a) & (other == b)).any()
+    }
+    assert found == pytest.approx(expected)
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    """Two cells side by side, and the same merged into one."""
+    apart = np.zeros((20, 40), np.int32)
+    apart[4:16, 4:19], apart[4:16, 20:35] = 1, 2
+    return apart, (apart > 0).astype(np.int32)
+
+
+def test_the_majority_decides_whether_cells_are_apart() -> None:
+    apart, merged = halves()
+    np.testing.assert_array_equal(vote([merged, apart, apart]), apart)
+    np.testing.assert_array_equal(vote([merged, merged, apart]), merged)
+
+
+def test_boundaries_a_few_pixels_apart_do_not_merge_cells() -> None:
+    """What votes are for: the mean of the same logits has no boundary left."""
+    shape, gaps = (24, 60), (27, 30, 33)
+    maps = []
+    for gap in gaps:
+        classes = np.zeros(shape, np.uint8)
+        classes[2:22, 2:58] = 1
+        classes[2:22, gap : gap + 2] = 2
+        maps.append(classes)
+    logits = np.mean([np.eye(3)[classes] for classes in maps], axis=0)
+    average = logits.argmax(axis=-1).astype(np.uint8)
+    assert find_instances([average], "regrow", "thin").max() == 1
+    assert find_instances(maps, "regrow", "thin").max() == 2
+
+
+def test_what_one_fold_alone_saw_is_dropped() -> None:
+    apart, _ = halves()
+    seen = apart.copy()
+    seen[0:4, 36:40] = 3
+    np.testing.assert_array_equal(vote([seen, apart, apart]), apart)
+    np.testing.assert_array_equal(vote([apart, seen, seen]), in_order(seen))
+
+
+@pytest.mark.parametrize("voters", [1, 2, 3, 5])
+def test_unanimous_ballots_are_the_result(voters: int) -> None:
+    ballot = random_ballot(1)
+    ballot[np.isin(ballot, np.flatnonzero(np.bincount(ballot.ravel()) < MIN_OBJECT))] = 0
+    ballot = in_order(ballot)
+    np.testing.assert_array_equal(vote([ballot] * voters), ballot)
+    for values in agreements([ballot] * voters):
+        np.testing.assert_allclose(values, np.arange(ballot.max() + 1) > 0)
+
+
+def test_no_cells() -> None:
+    empty, apart = np.zeros((20, 40), np.int32), halves()[0]
+    assert not vote([empty, empty]).any()
+    assert not vote([empty, apart, empty]).any()
+    np.testing.assert_array_equal(vote([empty, apart, apart]), apart)
+
+
+def test_numbers_follow_first_pixels() -> None:
+    truth = random_ballot(3)
+    found = vote([moved(truth, seed) for seed in range(3)])
+    first = np.full(found.max() + 1, UNSEEN)
+    np.minimum.at(first, found.ravel(), np.arange(found.size))
+    assert (np.diff(first[1:]) > 0).all()
+
+
+# --- in the pipeline
+
+
+def seen_by(shift: int) -> pipeline.Network:
+    """A network that sees dark lines as boundaries, `shift` px to the right."""
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        grey = np.roll(tiles.mean(axis=1), shift, axis=-1)
+        dark = grey < tiles.min() + 0.5 * np.ptp(tiles)
+        return np.stack([np.full_like(grey, -9), np.where(dark, 0, 5), np.where(dark, 5, 0)], 1)
+
+    return network
+
+
+@pytest.fixture
+def model() -> Model:
+    shifts = (-4, 0, 4)
+    networks = tuple(seen_by(shift) for shift in shifts)
+    return replace(
+        load_model(device="cpu"), networks=networks, folds=("0", "1", "2"), enlarge=False
+    )
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """(320, 320, 3) uint8: bright with a dark line every 40 px, 3 px wide."""
+    image = np.full((320, 320, 3), 200, np.uint8)
+    image[:, 38::40] = image[:, 39::40] = image[:, 40::40] = 10
+    return image
+
+
+def test_each_fold_has_its_ballot(model: Model, pixels: np.ndarray) -> None:
+    maps = predict_classes(as_picture(pixels), model, tta=False)
+    assert [found.shape for found in maps] == [pixels.shape[:2]] * 3
+    for network, found in zip(model.networks, maps, strict=True):
+        alone = replace(model, networks=(network,))
+        [expected] = predict_classes(as_picture(pixels), alone, tta=False)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_votes_keep_apart_what_the_average_merges(model: Model, pixels: np.ndarray) -> None:
+    assert segment(pixels, model, tta=False).max() == 8
+    assert segment(pixels, replace(model, vote=False), tta=False).max() == 1
+
+
+def test_the_average_is_that_of_the_logits(model: Model, pixels: np.ndarray) -> None:
+    picture = as_picture(pixels)
+    [found] = predict_classes(picture, replace(model, vote=False), tta=False)
+    image = pipeline.normalise_channels(picture.pixels)
+    np.testing.assert_array_equal(found, classify(image, model.networks, model.tiling(False)))
+
+
+def test_huge_images_are_averaged(
+    model: Model, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LARGEST", 320 * 320 - 1)
+    assert len(predict_classes(as_picture(pixels), model, tta=False)) == 1
