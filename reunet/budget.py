@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reunet.small_cells import LARGEST, enlarged
-from reunet.tiles import STEP, tile_starts
+from reunet.small_cells import LARGEST, enlarged, few_tiles
+from reunet.tiles import STEP, WIDE_STEP, tile_starts
 
 if TYPE_CHECKING:
     from reunet.pipeline import Model
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CHALLENGE = "challenge"
 SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
 RESERVE = 0.2  # share kept back: instances, writing, and machines that slow down under load
-WIDE_STEP = 0.75  # tiles overlap by a quarter instead of half: 2.25 times fewer on large images
 Tile = tuple[int, int]  # px, (h, w)
 MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
 
@@ -133,9 +132,9 @@ def fit(
 
 def pixels_enlarged(plan: Plan, shape: tuple[int, int], tiling: "Tiling") -> float:
     """Pixels that go through a network in the second look at an image of (H, W)."""
-    large = enlarged(shape)
-    tile = tiling.edge(large[0]), tiling.edge(large[1])
-    return plan.passes(large, tile) * prod(tile)
+    large, few = enlarged(shape), few_tiles(replace(tiling, step=plan.step))
+    tile = few.edge(large[0]), few.edge(large[1])
+    return replace(plan, step=few.step).passes(large, tile) * prod(tile)
 
 
 def seconds_per_pass(model: "Model", tile: Tile) -> float:

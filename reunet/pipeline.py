@@ -18,7 +18,7 @@ from reunet.folds import Fold, Gpu, GpuFold, line, warn
 from reunet.images import Picture, as_picture, read_image
 from reunet.normalise import normalise_channels
 from reunet.predict import Network, Tiling, classify
-from reunet.small_cells import LARGEST, are_small, classify_enlarged
+from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
 from reunet.tiles import STEP
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
 
@@ -88,7 +88,8 @@ def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
     model = Model(bundle, networks, names, device)
-    return replace(model, batch=gpu.batch_size(bundle, len(names), model.tiling().longest))
+    longest = few_tiles(model.tiling()).longest
+    return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
 
 
 def segment(

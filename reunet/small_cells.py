@@ -6,14 +6,17 @@ SMALL and FACTOR were chosen on training images (README, "How well").
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import pi
 
 import numpy as np
 
 from reunet.predict import Network, Tiling, predict_logits
+from reunet.tiles import WIDE_STEP
 
 SMALL = 25.0  # px: diameter of the typical cell below which a second look pays
 FACTOR = 2**0.5  # of the image's edges in the second look
+STRETCH = 1.5  # of a tile: longest axis that gets one; 512 px become 724, one tile instead of four
 LARGEST = 10_000_000  # px of an image: the logits of a second look take 40 bytes for each
 
 
@@ -41,17 +44,22 @@ def enlarged(shape: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def few_tiles(tiling: Tiling) -> Tiling:
+    """The tiling of the second look, with fewer tiles than that of the first, `tiling`."""
+    return replace(tiling, stretch=STRETCH, step=max(tiling.step, WIDE_STEP))
+
+
 def classify_enlarged(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
     """Class map by the logits of the enlarged image, brought back to its size; both bilinearly.
 
-    image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Raises ValueError where
-    there is no network.
+    image: (H, W, 3) uint8 from `normalise_channels`. tiling: of the first look. Returns (H, W)
+    uint8. Raises ValueError where there is no network.
     """
     from PIL import Image
 
     shape = image.shape[0], image.shape[1]
     large = Image.fromarray(image).resize(enlarged(shape)[::-1], Image.Resampling.BILINEAR)
-    logits = predict_logits(np.asarray(large), networks, tiling)
+    logits = predict_logits(np.asarray(large), networks, few_tiles(tiling))
     small = [
         np.asarray(Image.fromarray(of_class).resize(shape[::-1], Image.Resampling.BILINEAR))
         for of_class in logits

@@ -11,6 +11,7 @@ from math import ceil
 import numpy as np
 
 STEP = 0.5  # of a tile: neighbours overlap by half
+WIDE_STEP = 0.75  # … or by a quarter: 2.25 times fewer tiles on large images
 SIGMA = 1 / 8  # of a tile: width of the weight map
 PEAK = 10.0  # weight at a tile's centre; 10·e^-16 at its corner is still not zero in half precision
 
