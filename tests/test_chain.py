@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from reunet.predict import Tiling, predict_scaled
 from reunet.tiles import content_box
 from reunet.torch_backend import build_network
 from reunet.training import dataset
+from reunet.training.export import export
 from reunet.training.jobs import FINAL, Job, results_folder
 from reunet.training.presets import PRESETS
 from reunet.training.trainer import nnUNetTrainerReUNet
@@ -230,6 +232,33 @@ def test_the_students_card_tells_the_whole_way(chain: Chain) -> None:
     model = load_model(chain.student, "cpu")
     image = list_images(chain.unlabelled)[0]
     assert segment(image, model).shape == read_image(image).pixels.shape[:2]
+
+
+def test_folds_of_several_roots_make_one_bundle(chain: Chain, tmp_path: Path) -> None:
+    """A fold 1 that was trained elsewhere: here a copy of fold 0's fine-tuning."""
+    elsewhere = results_folder(tmp_path / "other", "tiny", "weightmap")
+    there = chain.fold("weightmap")
+    shutil.copytree(there.parent, elsewhere)
+    (elsewhere / "fold_0").rename(elsewhere / "fold_1")
+    folders = [chain.fold("round2").parent, elsewhere]
+    bundle = tmp_path / "bundle"
+    assert export(folders, "tiny", bundle, best=False, meta=None) == ("0", "1")
+    for fold, source in (("0", chain.student), ("1", chain.bundle)):
+        expected = load_tensors(open_bundle(source), "0")
+        found = load_tensors(open_bundle(bundle), fold)
+        assert found.keys() == expected.keys()
+        assert all((found[name] == expected[name]).all() for name in expected)
+    stages = json.loads((bundle / "card.json").read_text())["stages"]
+    assert [(s["name"], s["folds"]) for s in stages] == [
+        ("baseline", ["0"]), ("weightmap", ["0"]), ("round1", ["0"]), ("round2", ["0"]),
+        ("weightmap", ["1"]),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="fold 0 is there twice"):
+        export([folders[0], there.parent], "tiny", bundle, best=False, meta=None)
+    about = elsewhere / "dataset.json"
+    about.write_text(about.read_text().replace('"paper"', '"thin"'))
+    with pytest.raises(ValueError, match="encoding"):
+        export(folders, "tiny", bundle, best=False, meta=None)
 
 
 def test_rounds_leave_labels_and_figures(chain: Chain) -> None:

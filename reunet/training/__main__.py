@@ -213,16 +213,31 @@ def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
 @preset_option
 @root_option
 @click.option("--stage", type=click.Choice(STAGES), default="baseline", show_default=True)
+@click.option(
+    "--with",
+    "others",
+    type=(FOLDER, click.Choice(STAGES)),
+    multiple=True,
+    metavar="ROOT STAGE",
+    help="Also the folds of a stage that lie below another root.",
+)
 @click.option("--best", is_flag=True, help="The checkpoint of the best F1 instead of the last.")
 @click.option("--meta", type=FOLDER, help="meta.csv of the training data, for the card.")
 def export(
-    bundle: Path, preset: str, root: Path, stage: str, best: bool, meta: Path | None
+    bundle: Path,
+    preset: str,
+    root: Path,
+    stage: str,
+    others: tuple[tuple[Path, str], ...],
+    best: bool,
+    meta: Path | None,
 ) -> None:
-    """Write the trained folds of a stage as the weight bundle BUNDLE."""
+    """Write the trained folds of a stage, or of several, as the weight bundle BUNDLE."""
     from reunet.training.export import export as export_folds
 
+    folders = [results_folder(r, preset, name) for r, name in ((root, stage), *others)]
     try:
-        folds = export_folds(results_folder(root, preset, stage), preset, bundle, best, meta)
+        folds = export_folds(folders, preset, bundle, best, meta)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {one_line(error)}")
     click.echo(f"{bundle}: folds {', '.join(folds)}")

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,25 @@ PERMISSIVE = (
 
 
 def export(
-    folder: Path, preset: str, bundle: Path, best: bool, meta: Path | None
+    folders: Sequence[Path], preset: str, bundle: Path, best: bool, meta: Path | None
 ) -> tuple[str, ...]:
-    """Write the trained folds of a stage as a bundle.
+    """Write trained folds as a bundle.
 
-    folder: the stage's results (`jobs.results_folder`). best: the checkpoint of the best instance
-    F1 instead of the last. meta: a `meta.csv` of the training data, for the card's sources and
-    licences. A fold that is still in training counts with its latest state. Returns the names of
-    the folds. Raises FileNotFoundError where there are none, ValueError for another meta.csv.
+    folders: results of stages (`jobs.results_folder`), all of one encoding, whose folds go
+    together. best: the checkpoint of the best instance F1 instead of the last. meta: a `meta.csv`
+    of the training data, for the card's sources and licences. A fold that is still in training
+    counts with its latest state. Returns the names of the folds. Raises FileNotFoundError for a
+    folder without any, ValueError for folders that do not go together and for another meta.csv.
     """
-    wanted = (BEST,) if best else (FINAL, LATEST)
-    checkpoints = {
-        fold.name.removeprefix("fold_"): path
-        for fold in sorted(folder.glob("fold_*"))
-        if (path := next((fold / name for name in wanted if (fold / name).exists()), None))
-    }
-    if not checkpoints:
-        raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    checkpoints: dict[str, Path] = {}
+    for folder in folders:
+        found = _checkpoints(folder, (BEST,) if best else (FINAL, LATEST))
+        if twice := sorted(found.keys() & checkpoints.keys()):
+            raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
+        checkpoints |= found
+    dataset_json, *others = (json.loads((f / "dataset.json").read_text()) for f in folders)
+    if any(other["encoding"] != dataset_json["encoding"] for other in others):
+        raise ValueError(f"{folders[0]}: its encoding is not that of all: export them apart")
     chosen = PRESETS[preset]
     sources = [*(_sources(meta) if meta else []), *pseudo_sources(checkpoints.values(), meta)]
     trained = [stage for path in checkpoints.values() for stage in history(path)]
@@ -73,6 +74,18 @@ def export(
     }
     save_bundle(bundle, chosen.architecture, folds, about)
     return tuple(folds)
+
+
+def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The first of the named checkpoints of every fold that has one."""
+    found = {
+        fold.name.removeprefix("fold_"): path
+        for fold in sorted(folder.glob("fold_*"))
+        if (path := next((fold / name for name in names if (fold / name).exists()), None))
+    }
+    if not found:
+        raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
+    return found
 
 
 def permitted_use(sources: list[dict[str, Any]]) -> str:

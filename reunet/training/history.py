@@ -101,15 +101,16 @@ def stage_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def summary(trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The card's `stages`: the entries of `history`, put together by stage.
+    """The card's `stages`: the entries of `history`, put together by stage and root.
 
     epochs, iterations and final_train_loss are means over the folds, hours their sum;
     validation_f1 is the mean over the folds of each one's own validation cases.
     """
-    by_stage: dict[str, dict[Path, dict[str, Any]]] = defaultdict(dict)
+    by_stage: dict[tuple[str, Path], dict[Path, dict[str, Any]]] = defaultdict(dict)
     for stage in trained:
-        by_stage[stage["name"]][stage["checkpoint"].resolve()] = stage  # folds may share a start
-    return [summary_of(name, [*entries.values()]) for name, entries in by_stage.items()]
+        path = stage["checkpoint"].resolve()  # folds may share a start
+        by_stage[stage["name"], path.parents[4]][path] = stage
+    return [summary_of(name, [*entries.values()]) for (name, _), entries in by_stage.items()]
 
 
 def summary_of(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
