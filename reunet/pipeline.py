@@ -62,7 +62,7 @@ def load_model(
 
     weights: folder of a bundle (None: the one that comes with reunet and suits the device).
     device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
-    average (None: all). The first fold is loaded at once, the others when they are first used.
+    use (None: all). The first fold is loaded at once, the others when they are first used.
     Raises WeightsError, or ValueError for a device that this machine lacks or that fails; where
     auto chose it, a warning is given and the CPU takes over, here and later on.
     """

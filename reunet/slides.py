@@ -1,8 +1,9 @@
 """Images too large to hold in memory: read, predicted and written in bands of rows.
 
-The labels are those of `pipeline.segment`. In memory at a time: the rows that tiles still touch,
-and, up to a size, one class and one label a pixel; beyond it these lie on disk. An image is read
-several times, first for its statistics, then for the network. Legend: H, W pixels.
+The labels are those of `pipeline.segment` for so large an image. In memory at a time: the rows
+that tiles still touch, and, up to a size, one class and one label a pixel; beyond it these lie on
+disk. An image is read several times, first for its statistics, then for the network. Legend: H, W
+pixels.
 """
 
 import contextlib
@@ -90,11 +91,11 @@ def segment_slide(
 ) -> tuple[int, tuple[str, ...]]:
     """Find the cells of an image of any size and write their label image, wholly or not at all.
 
-    tta, decoder: as for `pipeline.segment`, whose labels these are, but that small cells get no
-    second look. origin: as for `labels.write_label`. Returns the number of cells and the notes on
-    the image. The folder of the label needs room for 5 bytes a pixel beside it if the image has
-    more than IN_MEMORY / 4 pixels. Raises ImageError for an image that cannot be read or a label
-    that cannot be written, before the network starts where that shows.
+    tta, decoder: as for `pipeline.segment`, whose labels these are if there folds do not vote and
+    small cells get no second look. origin: as for `labels.write_label`. Returns the number of
+    cells and the notes on the image. The folder of the label needs room for 5 bytes a pixel beside
+    it if the image has more than IN_MEMORY / 4 pixels. Raises ImageError for an image that cannot
+    be read or a label that cannot be written, before the network starts where that shows.
     """
     slide = open_slide(image)
     with (
