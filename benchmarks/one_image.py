@@ -36,23 +36,20 @@ def mark(step):
 mark("interpreter")
 from reunet.images import read_image
 from reunet.labels import write_label
-from reunet.pipeline import classify, load_model, normalise_channels
+from reunet.pipeline import find_instances, load_model, predict_classes
 mark("imports")
 model = load_model(device=sys.argv[4])
 mark("backend and weights")
 picture = read_image(Path(sys.argv[2]))
 mark("reading")
-image = normalise_channels(picture.pixels)
-mark("normalisation")
-tiling = model.tiling(sys.argv[5] == "True")
-classes = classify(image, model.networks, tiling)
-mark("network, with its graph")
-from reunet.instances import decode
-labels = decode(classes, model.bundle.decoder, model.bundle.encoding)
+tta = sys.argv[5] == "True"
+class_maps = predict_classes(picture, model, tta=tta)
+mark("network, with its graphs")
+labels = find_instances(class_maps, model.bundle.decoder, model.bundle.encoding)
 mark("instances")
 write_label(Path(sys.argv[3]) / "x_label.tiff", labels)
 mark("writing")
-classify(image, model.networks, tiling)
+predict_classes(picture, model, tta=tta)
 mark("(the network once more)")
 print(json.dumps(marks))
 """
