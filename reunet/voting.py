@@ -1,9 +1,10 @@
 """Folds vote on cells (beyond the paper, which averages their logits, §2.7).
 
-Where folds see the boundary between two cells a few pixels apart, the mean of their logits shows
-none, and the cells merge. So every fold's cells are found on their own: its ballot. A cell that
-the ballots agree on stays as one of them drew it; what few of them saw is dropped. AGREEMENT and
-FREE were chosen on training images (README, "How well"). Legend: H, W pixels.
+In a mean of logits one fold that is very sure makes a cell that the others do not see, and a
+boundary that the folds see a few pixels apart disappears, so that cells merge. Here every fold's
+cells are found on their own: its ballot. A cell that the ballots agree on stays as one of them drew
+it; what few of them saw is dropped. AGREEMENT and FREE were chosen on training images (README, "How
+well"). Legend: H, W pixels.
 """
 
 from collections.abc import Sequence
