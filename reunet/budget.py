@@ -30,37 +30,49 @@ MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
 
 @dataclass(frozen=True)
 class Plan:
-    """What is averaged: the first `folds` networks, mirror images or not, tiles `step` apart."""
+    """What an image gets: the first `folds` networks, mirror images or not, tiles `step` apart, and
+    a second look if its cells are small."""
 
     folds: int
     mirror: bool
     step: float = STEP
+    look: bool = False
 
-    def passes(self, shape: tuple[int, int], tile: Tile) -> int:
-        """Passes of a network over a tile. shape: (H, W) of the image; tile: (h, w)."""
+    def pixels(self, shape: tuple[int, int], tiling: "Tiling") -> int:
+        """Pixels that go through a network for an image of (H, W), those of the second look too:
+        whether cells are small shows after the first."""
+        first = replace(tiling, step=self.step)
+        pixels = self._pixels(shape, first)
+        if self.look:
+            pixels += self._pixels(enlarged(shape), few_tiles(first))
+        return pixels
+
+    def _pixels(self, shape: tuple[int, int], tiling: "Tiling") -> int:
+        tile = tiling.edge(shape[0]), tiling.edge(shape[1])
         rows, columns = (
-            len(tile_starts(max(n, edge), edge, self.step))
+            len(tile_starts(max(n, edge), edge, tiling.step))
             for n, edge in zip(shape, tile, strict=True)
         )
-        return rows * columns * self.folds * (MIRRORED if self.mirror else 1)
+        return rows * columns * prod(tile) * self.folds * (MIRRORED if self.mirror else 1)
 
     def __str__(self) -> str:
         mirrors = "mirroring" if self.mirror else "no mirroring"
         return f"{self.folds} fold{'s' * (self.folds > 1)}, {mirrors}, tiles {self.step:g} apart"
 
 
-def plans(folds: int, mirror: bool = True) -> Iterator[Plan]:
+def plans(folds: int, mirror: bool = True, look: bool = True) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
-    Measured on the validation images (README, "How well"): all folds without mirroring are better
-    than one with it, and cheaper; overlap gives the least.
-    mirror: whether mirror images may be used at all.
+    By what each gives on the validation images (README, "How well"): the second look more than
+    mirroring, folds that vote more than either, overlap the least.
+    mirror, look: whether mirror images and a second look may be used at all.
     """
-    if mirror:
-        for count in range(folds, min(folds, 2) - 1, -1):
-            yield Plan(count, True)
-    yield Plan(folds, False)
-    for count in range(folds, 0, -1):
+    whole = [Plan(folds, True)] if mirror else []
+    whole += [Plan(folds, False), Plan(folds, False, WIDE_STEP)]
+    if look:
+        yield from (replace(plan, look=True) for plan in whole)
+    yield from whole
+    for count in range(folds - 1, 0, -1):
         yield Plan(count, False, WIDE_STEP)
 
 
@@ -82,17 +94,17 @@ def allowance(budget: str, shape: tuple[int, int]) -> float:
 
 def choose(
     seconds: float,
-    per_pass: float,
+    per_pixel: float,
     shape: tuple[int, int],
-    tile: Tile,
+    tiling: "Tiling",
     candidates: Iterable[Plan],
 ) -> tuple[Plan, bool]:
     """The first plan that fits into `seconds`, and whether it does; if none does, the last one.
 
-    per_pass: seconds of one network over one tile of (h, w).
+    per_pixel: seconds of one network for each pixel of a tile.
     """
     for plan in candidates:
-        if plan.passes(shape, tile) * per_pass <= seconds * (1 - RESERVE):
+        if plan.pixels(shape, tiling) * per_pixel <= seconds * (1 - RESERVE):
             return plan, True
     return plan, False
 
@@ -103,8 +115,7 @@ def fit(
     """The model to predict an image of (H, W) pixels with, whether to mirror, and a word on it.
 
     seconds: until the label has to be written. tta: whether mirroring is allowed. paces: seconds of
-    a pass by tile, which the first image of a run fills in. There is a second look at small cells
-    only where the time would suffice for it, too: whether they are small shows after the first.
+    a pass by tile, which the first image of a run fills in.
     """
     started = time.perf_counter()
     tiling = model.tiling()
@@ -112,29 +123,24 @@ def fit(
     if tile not in paces:
         paces[tile] = seconds_per_pass(model, tile)
     seconds -= time.perf_counter() - started
-    plan, fits = choose(seconds, paces[tile], shape, tile, plans(len(model.folds), tta))
-    needed = plan.passes(shape, tile) * paces[tile]
-    chosen = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
-    note = chosen if fits else f"{chosen}, the least there is; it may take longer than allowed"
+    per_pixel = paces[tile] / prod(tile)
     look = model.enlarge and prod(shape) <= LARGEST
-    again = pixels_enlarged(plan, shape, tiling) * paces[tile] / prod(tile) if look else 0
-    if look and needed + again > seconds * (1 - RESERVE):
-        look, note = False, f"{note}; no second look if cells are small"
+    candidates = plans(len(model.folds), tta, look)
+    plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
+    needed = plan.pixels(shape, tiling) * per_pixel
+    note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
+    if look and not plan.look:
+        note = f"{note}; no second look if cells are small"
+    if not fits:
+        note = f"{note}, the least there is; it may take longer than allowed"
     few = replace(
         model,
         networks=model.networks[: plan.folds],
         folds=model.folds[: plan.folds],
         step=plan.step,
-        enlarge=look,
+        enlarge=plan.look,
     )
     return few, plan.mirror, f"time allows {note}"
-
-
-def pixels_enlarged(plan: Plan, shape: tuple[int, int], tiling: "Tiling") -> float:
-    """Pixels that go through a network in the second look at an image of (H, W)."""
-    large, few = enlarged(shape), few_tiles(replace(tiling, step=plan.step))
-    tile = few.edge(large[0]), few.edge(large[1])
-    return replace(plan, step=few.step).passes(large, tile) * prod(tile)
 
 
 def seconds_per_pass(model: "Model", tile: Tile) -> float:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +14,51 @@ from reunet.budget import RESERVE, Plan, allowance, choose, fit, plans, seconds_
 from reunet.cli import main
 from reunet.images import list_images, read_label
 from reunet.pipeline import load_model, segment
-from reunet.tiles import tile_windows
+from reunet.predict import Tiling
+from reunet.tiles import WIDE_STEP, tile_windows
 
-SHAPE, TILE = (1500, 2000), (512, 512)
+SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)
 
 
-@pytest.mark.parametrize("plan", list(plans(3)), ids=str)
-@pytest.mark.parametrize("shape", [(512, 512), (513, 512), SHAPE, (3001, 700)])
-def test_passes_are_the_tiles_times_folds_and_mirror_images(
+@pytest.mark.parametrize("plan", list(plans(3, look=False)), ids=str)
+@pytest.mark.parametrize("shape", [(512, 512), (641, 512), SHAPE, (3001, 700)])
+def test_the_work_is_tiles_times_folds_and_mirror_images(
     plan: Plan, shape: tuple[int, int]
 ) -> None:
-    windows = list(tile_windows(shape, TILE, plan.step))
-    assert plan.passes(shape, TILE) == len(windows) * plan.folds * (4 if plan.mirror else 1)
+    tile = TILING.edge(shape[0]), TILING.edge(shape[1])
+    tiles = len(list(tile_windows(shape, tile, plan.step)))
+    expected = tiles * prod(tile) * plan.folds * (4 if plan.mirror else 1)
+    assert plan.pixels(shape, TILING) == expected
 
 
-def test_plans_get_cheaper_and_end_with_the_least() -> None:
-    costs = [plan.passes(SHAPE, TILE) for plan in plans(5)]
+@pytest.mark.parametrize("look", [True, False])
+def test_plans_get_cheaper_and_end_with_the_least(look: bool) -> None:
+    costs = [plan.pixels(SHAPE, TILING) for plan in plans(5) if plan.look == look]
     assert all(better > worse for better, worse in pairwise(costs))
     first, *_, least = plans(5)
-    assert (first.folds, first.mirror) == (5, True)
-    assert (least.folds, least.mirror) == (1, False)
+    assert first == Plan(5, True, look=True)
+    assert least == Plan(1, False, WIDE_STEP)
 
 
-def test_one_mirrored_fold_is_not_worth_what_all_cost() -> None:
-    assert [plan.folds for plan in plans(5) if plan.mirror] == [5, 4, 3, 2]
-    assert [plan.folds for plan in plans(1) if plan.mirror] == [1]
-    assert next(plan for plan in plans(5) if not plan.mirror) == Plan(5, False)
+def test_folds_are_given_up_last_and_the_second_look_after_mirroring() -> None:
+    order = list(plans(5))
+    assert [plan.folds for plan in order] == [5] * 6 + [4, 3, 2, 1]
+    assert [(plan.mirror, plan.look) for plan in order[:5]] == [
+        (True, True), (False, True), (False, True), (True, False), (False, False)
+    ]  # fmt: skip
     assert not any(plan.mirror for plan in plans(5, mirror=False))
+    assert not any(plan.look for plan in plans(5, look=False))
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 5, 10, 30, 100, 1000])
 def test_the_choice_fits_and_no_better_one_would(seconds: float) -> None:
-    per_pass = 0.25
-    plan, fits = choose(seconds, per_pass, SHAPE, TILE, plans(5))
+    per_pixel = 0.25 / 512**2
+    plan, fits = choose(seconds, per_pixel, SHAPE, TILING, plans(5))
     usable = seconds * (1 - RESERVE)
     order = list(plans(5))
     for better in order[: order.index(plan)]:
-        assert better.passes(SHAPE, TILE) * per_pass > usable
-    assert fits == (plan.passes(SHAPE, TILE) * per_pass <= usable)
+        assert better.pixels(SHAPE, TILING) * per_pixel > usable
+    assert fits == (plan.pixels(SHAPE, TILING) * per_pixel <= usable)
     assert fits or plan == order[-1]
 
 
