@@ -651,8 +651,10 @@ def is_running(pid: int) -> bool:
 
 
 def test_the_card_sums_up_each_stage() -> None:
-    def entry(name: str, fold: str, f1: float | None, start: Path | None) -> dict[str, Any]:
-        checkpoint = Path(f"/nowhere/{name}/fold_{fold}/checkpoint_final.pth")
+    def entry(
+        name: str, fold: str, f1: float | None, start: Path | None, root: str = "here"
+    ) -> dict[str, Any]:
+        checkpoint = Path(f"/{root}/results/data/{name}/fold_{fold}/checkpoint_final.pth")
         return {
             "name": name, "fold": fold, "job": {"preset": "compact"}, "epochs": 5, "hours": 0.25,
             "loss": -0.5, "f1": f1, "start": start, "checkpoint": checkpoint,
@@ -660,8 +662,10 @@ def test_the_card_sums_up_each_stage() -> None:
 
     shared = entry("baseline", "all", None, None)
     tuned = [entry("weightmap", f, 0.6 + int(f) / 10, shared["checkpoint"]) for f in "02"]
-    stages = summary([shared, tuned[0], shared, tuned[1]])
-    assert [stage["name"] for stage in stages] == ["baseline", "weightmap"]
+    other = entry("baseline", "3", 0.5, None, root="there")
+    stages = summary([shared, tuned[0], shared, tuned[1], other])
+    assert [stage["name"] for stage in stages] == ["baseline", "weightmap", "baseline"]
+    assert stages[2]["folds"] == ["3"]  # trained apart from the others: an entry of its own
     assert stages[0]["folds"] == ["all"]
     assert stages[0]["hours"] == 0.25  # the baseline that both started from counts once
     assert stages[0]["validation_f1"] is None
