@@ -14,6 +14,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import classical_floor
@@ -29,8 +30,8 @@ from reunet.small_cells import LARGEST, are_small, classify_enlarged
 from reunet.weights import write_card
 
 AVERAGE, VOTES = "logits averaged", "votes"  # of the folds
-LOOKED_TWICE = "second look"  # the votes, where cells are small
-TOGETHER = {AVERAGE, VOTES, LOOKED_TWICE}
+LOOKED_TWICE = "votes, second look at small cells"
+TOGETHER = (AVERAGE, VOTES, LOOKED_TWICE)
 FLOOR = "classical floor"
 PAPER = {"tuning set": 0.61, "test set": 0.44}  # Re-UNet's mean F1, on the challenge's own images
 F1 = dict[str, dict[str, float]]  # fold or a way of TOGETHER -> image -> F1
@@ -52,17 +53,19 @@ def main() -> None:
     stages = [text.partition("=")[::2] for text in options.stages]
     names = sorted(modality)
     rows: F1 = {}
+    changes: list[str] = []
     for stage, bundle in stages[:-1]:
         model = load_model(bundle, options.device)
-        rows |= rows_of(stage, measure(options.data, names, model, options.out, {AVERAGE}))
+        rows |= rows_of(stage, measure(options.data, names, model, options.out, (AVERAGE,)))
     stage, bundle = stages[-1]
     model = load_model(bundle, options.device)
-    for name, ways in ((stage, {AVERAGE, VOTES}), (f"{stage} + mirroring", TOGETHER)):
+    for name, ways in ((stage, (AVERAGE, VOTES)), (f"{stage} + mirroring", TOGETHER)):
         f1 = measure(options.data, names, model, options.out, ways)
         rows |= rows_of(name, f1) | best_fold(name, f1, modality)
+        changes += [change(name, f1, *pair) for pair in pairwise(ways)]
     rows[FLOOR] = floor(options.data, names, options.out)
     figures = {row: by_modality(scores, modality) for row, scores in rows.items()}
-    print(table(figures))
+    print(table(figures), *changes, sep="\n\n")
     quoted = ", ".join(f"{f1} on the challenge's {images}" for images, f1 in PAPER.items())
     print(f"\nThe paper's own mean F1, measured on other images: {quoted}.")
     if options.card:
@@ -91,7 +94,19 @@ def best_fold(stage: str, f1: F1, modality: dict[str, str]) -> F1:
     return {f"{stage}, best fold ({best})": folds[best]}
 
 
-def measure(data: Path, names: list[str], model: Model, out: Path, ways: set[str]) -> F1:
+def change(stage: str, f1: F1, before: str, after: str) -> str:
+    """How many images another way changes, and their F1 before and after, in words."""
+    pairs = [(f1[before][image], f1[after][image]) for image in f1[before]]
+    changed = np.array([pair for pair in pairs if pair[0] != pair[1]])
+    better = int((changed[:, 1] > changed[:, 0]).sum()) if len(changed) else 0
+    means = " -> ".join(f"{f:.3f}" for f in changed.mean(axis=0)) if len(changed) else "the same"
+    return (
+        f"{stage}, from {before} to {after}: {len(changed)} images change, {better} of them to the "
+        f"better; their mean F1: {means}."
+    )
+
+
+def measure(data: Path, names: list[str], model: Model, out: Path, ways: Sequence[str]) -> F1:
     """F1 of every image with every fold and by each of `ways`; mirrored if LOOKED_TWICE is one."""
     bundle = model.bundle
     identity = "-".join(digest[:12] for digest in bundle.about["sha256"].values())
@@ -110,11 +125,11 @@ def measure(data: Path, names: list[str], model: Model, out: Path, ways: set[str
         for method, instances in found.items():
             f1.setdefault(method, {})[name] = score_pair(truth, instances).f1
         keep(kept, name, f1)
-    return {method: f1[method] for method in (*model.folds, *sorted(ways))}
+    return {method: f1[method] for method in (*model.folds, *ways)}
 
 
 def all_class_maps(
-    image: np.ndarray, model: Model, ways: set[str]
+    image: np.ndarray, model: Model, ways: Sequence[str]
 ) -> dict[str, Sequence[np.ndarray]]:
     """The class map of every fold and those that each way makes cells of.
 
