@@ -59,7 +59,7 @@ class _Job:
     shape: tuple[int, int] = (0, 0)  # H, W
     slide: bool = False
     picture: Picture | None = None
-    class_maps: list[np.ndarray] = field(default_factory=list)
+    class_maps: np.ndarray | None = None
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -224,12 +224,12 @@ def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:
-    if not job.class_maps:
+    if job.class_maps is None:
         return job.outcome
     instances = None
     with job.step("decoding"):
         instances = find_instances(job.class_maps, run.decoder, run.model.bundle.encoding)
-    job.class_maps = []
+    job.class_maps = None
     if instances is not None:
         with job.step("writing"):
             write_label(job.outcome.label, instances, run.origin(job))

@@ -17,7 +17,7 @@ import numpy as np
 from reunet.folds import Fold, Gpu, GpuFold, line, warn
 from reunet.images import Picture, as_picture, read_image
 from reunet.normalise import normalise_channels
-from reunet.predict import Network, Tiling, classify
+from reunet.predict import Network, Tiling, classify_each
 from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
 from reunet.tiles import STEP
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
@@ -113,26 +113,28 @@ def segment(
     return find_instances(class_maps, decoder or model.bundle.decoder, model.bundle.encoding)
 
 
-def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> list[np.ndarray]:
+def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
     """Most probable class of every pixel: background, interior, boundary.
 
-    Returns (H, W) uint8, one for each fold that votes, or a single one by the mean of the folds'
-    logits: where the image has more than LARGEST pixels, or `model.vote` is off. Where the cells of
-    the first are small they are of a second look, enlarged, unless `model.enlarge` is off.
+    Returns (maps, H, W) uint8: one map for each fold that votes, or a single one by the mean of the
+    folds' logits, where the image has more than LARGEST pixels or `model.vote` is off. Where the
+    cells of the first are small all are of a second look, enlarged, unless `model.enlarge` is off.
     """
     image = normalise_channels(picture.pixels)
     tiling = model.tiling(tta)
     in_memory = image.shape[0] * image.shape[1] <= LARGEST
     voters = [[fold] for fold in model.networks] if model.vote and in_memory else [model.networks]
-    class_maps = [classify(image, networks, tiling) for networks in voters]
+    class_maps = classify_each(image, voters, tiling)
     if model.enlarge and in_memory:
         first = find_instances(class_maps[:1], model.bundle.decoder, model.bundle.encoding)
         if are_small(first):
-            return [classify_enlarged(image, networks, tiling) for networks in voters]
+            return np.stack([classify_enlarged(image, fold, tiling) for fold in voters])
     return class_maps
 
 
-def find_instances(class_maps: Sequence[np.ndarray], decoder: str, encoding: str) -> np.ndarray:
+def find_instances(
+    class_maps: np.ndarray | Sequence[np.ndarray], decoder: str, encoding: str
+) -> np.ndarray:
     """The cells of one class map, or those that several agree on.
 
     class_maps: from `predict_classes`. Returns (H, W) int32: 0 background, cells 1..N.

@@ -108,16 +108,8 @@ def predict_bands(
     Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
     image without gaps. Raises ValueError where there is no network.
     """
-    rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
-    inside = rows.stop - rows.start, columns.stop - columns.start
-    row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
-    margin = tiling.tile
-    yield from _background(slice(0, rows.start), shape[1], margin)
-    for band, logits in _bands(row, inside, networks, tiling):
-        classes = np.zeros((band.stop - band.start, shape[1]), np.uint8)
-        classes[:, columns] = logits.argmax(axis=0)
-        yield slice(rows.start + band.start, rows.start + band.stop), classes
-    yield from _background(slice(rows.stop, shape[0]), shape[1], margin)
+    for rows, classes in _class_bands(read, shape, scaling, [networks], tiling, box):
+        yield rows, classes[0]
 
 
 def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
@@ -126,21 +118,53 @@ def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> 
     image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Black margins are
     background, and the networks are not shown them. Raises ValueError where there is no network.
     """
+    class_map: np.ndarray = classify_each(image, [networks], tiling)[0]
+    return class_map
+
+
+def classify_each(
+    image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling
+) -> np.ndarray:
+    """`classify` for several ensembles at once: (voters, H, W) uint8, one class map for each."""
     height, width = image.shape[:2]
-    classes = np.empty((height, width), np.uint8)
+    class_maps = np.empty((len(voters), height, width), np.uint8)
     box = content_box(image.transpose(2, 0, 1))
     scaling = scaling_of(image, box)
-    for rows, values in predict_bands(
-        lambda top, bottom: image[top:bottom], (height, width), scaling, networks, tiling, box
+    for rows, values in _class_bands(
+        lambda top, bottom: image[top:bottom], (height, width), scaling, voters, tiling, box
     ):
-        classes[rows] = values
-    return classes
+        class_maps[:, rows] = values
+    return class_maps
 
 
-def _background(rows: slice, width: int, height: int) -> Iterator[tuple[slice, np.ndarray]]:
+def _class_bands(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    voters: Sequence[Sequence[Network]],
+    tiling: Tiling,
+    box: Window | None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """`predict_bands` for several ensembles at once: rows and (voters, h, W) uint8 classes."""
+    rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
+    inside = rows.stop - rows.start, columns.stop - columns.start
+    row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
+    outside = len(voters), shape[1], tiling.tile
+    yield from _background(slice(0, rows.start), *outside)
+    for band, logits in _bands(row, inside, voters, tiling):
+        classes = np.zeros((len(voters), band.stop - band.start, shape[1]), np.uint8)
+        by_voter = logits.reshape(len(voters), CLASSES, *logits.shape[1:])
+        classes[:, :, columns] = by_voter.argmax(axis=1)
+        yield slice(rows.start + band.start, rows.start + band.stop), classes
+    yield from _background(slice(rows.stop, shape[0]), *outside)
+
+
+def _background(
+    rows: slice, voters: int, width: int, height: int
+) -> Iterator[tuple[slice, np.ndarray]]:
     for top in range(rows.start, rows.stop, height):
         bottom = min(top + height, rows.stop)
-        yield slice(top, bottom), np.zeros((bottom - top, width), np.uint8)
+        yield slice(top, bottom), np.zeros((voters, bottom - top, width), np.uint8)
 
 
 def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
@@ -162,7 +186,7 @@ def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tilin
     row = _row_of_image(
         lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
     )
-    for band, values in _bands(row, inside.shape[1:], networks, tiling):
+    for band, values in _bands(row, inside.shape[1:], [networks], tiling):
         inside[:, band] = values
     return logits
 
@@ -181,7 +205,7 @@ def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Til
         return (content[:, rows, c] for c in columns)
 
     shape = content.shape[1], content.shape[2]
-    bands = [logits for _, logits in _bands(row, shape, networks, tiling)]
+    bands = [logits for _, logits in _bands(row, shape, [networks], tiling)]
     return np.concatenate(bands, axis=1)
 
 
@@ -215,10 +239,12 @@ def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
 
 
 def _bands(
-    row: Row, shape: tuple[int, ...], networks: Sequence[Network], tiling: Tiling
+    row: Row, shape: tuple[int, ...], voters: Sequence[Sequence[Network]], tiling: Tiling
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Mean logits in bands from top to bottom: rows of the content and (3, rows, w) float32."""
-    ensemble = _ensemble(networks, tiling)
+    """Mean logits of each ensemble in bands from top to bottom: rows of the content and
+    (voters * C, rows, w) float32."""
+    ensembles = [_ensemble(networks, tiling) for networks in voters]
+    channels = len(voters) * CLASSES
     height, width = shape
     padded = tiling.edge(height), tiling.edge(width)
     margins = centred_padding((height, width), padded)
@@ -226,11 +252,13 @@ def _bands(
     weight = gaussian_importance(*padded)[margins[0][0] :, margins[1][0] :][:h, :w]
     columns = [slice(x, x + w) for x in tile_starts(width, w, tiling.step)]
     at_once = max(1, tiling.batch // len(tiling.flips))
-    sums = np.zeros((CLASSES, h, width), np.float32)
+    sums = np.zeros((channels, h, width), np.float32)
     weights = np.zeros((h, width), np.float32)
     for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
         tiles = row(slice(top, top + h), columns)
-        for c, logits in zip(columns, _tile_logits(tiles, margins, ensemble, at_once), strict=True):
+        for c, logits in zip(
+            columns, _tile_logits(tiles, margins, ensembles, at_once), strict=True
+        ):
             sums[:, :, c] += logits * weight
             weights[:, c] += weight
         done = following - top
@@ -240,20 +268,30 @@ def _bands(
 
 
 def _tile_logits(
-    tiles: Iterable[np.ndarray | None], margins: Margins, ensemble: Network, at_once: int
+    tiles: Iterable[np.ndarray | None],
+    margins: Margins,
+    ensembles: Sequence[Network],
+    at_once: int,
 ) -> Iterator[np.ndarray]:
-    """Logits of each tile, (3, h, w), or (3, 1, 1) of one that is empty: surely background."""
+    """Logits of each tile, (voters * C, h, w), or (voters * C, 1, 1) of one that is empty: surely
+    background."""
     (above, _), (left, _) = margins
-    empty = np.reshape(np.array(OUTSIDE_LOGITS, np.float32), (CLASSES, 1, 1))
+    empty = np.tile(np.array(OUTSIDE_LOGITS, np.float32), len(ensembles)).reshape(-1, 1, 1)
     for group in _groups(tiles, at_once):
         full = [np.pad(tile, ((0, 0), *margins)) for tile in group if tile is not None]
-        results = iter(ensemble(np.stack(full)) if full else ())
+        results = iter(_logits_of_each(ensembles, np.stack(full)) if full else ())
         for tile in group:
             if tile is None:
                 yield empty
             else:
                 _, height, width = tile.shape
                 yield next(results)[:, above : above + height, left : left + width]
+
+
+def _logits_of_each(ensembles: Sequence[Network], tiles: np.ndarray) -> np.ndarray:
+    if len(ensembles) == 1:
+        return ensembles[0](tiles)
+    return np.concatenate([ensemble(tiles) for ensemble in ensembles], axis=1)
 
 
 def _groups(tiles: Iterable[np.ndarray | None], size: int) -> Iterator[list[np.ndarray | None]]:

@@ -66,7 +66,9 @@ def _pixels_by_cell(ballot: np.ndarray) -> list[np.ndarray]:
     """Pixels of cells 0..N, as places in the flat ballot; none are listed of the background."""
     cells = ballot.ravel()
     places = np.flatnonzero(cells)
-    places = places[np.argsort(cells[places], kind="stable")]
+    # 16 bits are sorted several times as fast
+    short = np.uint16 if cells.max(initial=0) < 2**16 else np.int32
+    places = places[np.argsort(cells[places].astype(short), kind="stable")]
     areas = np.bincount(cells)
     areas[0] = 0
     return np.split(places, np.cumsum(areas)[:-1])
