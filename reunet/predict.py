@@ -153,10 +153,21 @@ def _class_bands(
     yield from _background(slice(0, rows.start), *outside)
     for band, logits in _bands(row, inside, voters, tiling):
         classes = np.zeros((len(voters), band.stop - band.start, shape[1]), np.uint8)
-        by_voter = logits.reshape(len(voters), CLASSES, *logits.shape[1:])
-        classes[:, :, columns] = by_voter.argmax(axis=1)
+        for of_voter, found in zip(np.split(logits, len(voters)), classes, strict=True):
+            found[:, columns] = most_probable(of_voter)
         yield slice(rows.start + band.start, rows.start + band.stop), classes
     yield from _background(slice(rows.stop, shape[0]), *outside)
+
+
+def most_probable(logits: np.ndarray) -> np.ndarray:
+    """The class with the highest logit, the first of equal ones: `argmax`, but much faster.
+
+    logits: (3, h, w). Returns (h, w) uint8: background, interior, boundary.
+    """
+    background, interior, boundary = logits
+    classes: np.ndarray = (interior > background).view(np.uint8)
+    np.putmask(classes, boundary > np.maximum(background, interior), 2)
+    return classes
 
 
 def _background(

@@ -37,6 +37,7 @@ from reunet.predict import (
     Tiling,
     classify,
     is_empty,
+    most_probable,
     predict_bands,
     predict_logits,
     predict_scaled,
@@ -644,3 +645,11 @@ def test_what_counts_as_empty() -> None:
 
 def test_the_smallest_cell_is_the_decoders() -> None:
     assert SMALLEST_CELL == MIN_OBJECT
+
+
+@pytest.mark.parametrize("levels", [2, 3, 1000])
+def test_the_most_probable_class_is_that_of_argmax(levels: int) -> None:
+    logits = np.random.default_rng(levels).integers(0, levels, (3, 40, 50)).astype(np.float32)
+    found = most_probable(logits)
+    np.testing.assert_array_equal(found, logits.argmax(axis=0))
+    assert found.dtype == np.uint8
