@@ -25,7 +25,7 @@ from reunet.images import read_image, read_label
 from reunet.metric import read_meta, score_pair
 from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, find_instances, load_model
-from reunet.predict import predict_logits
+from reunet.predict import most_probable, predict_logits
 from reunet.small_cells import LARGEST, are_small, classify_enlarged
 from reunet.weights import write_card
 
@@ -137,9 +137,9 @@ def all_class_maps(
     """
     tiling = model.tiling(tta=LOOKED_TWICE in ways)
     logits = [predict_logits(image, [fold], tiling) for fold in model.networks]
-    class_maps = [of_fold.argmax(axis=0).astype(np.uint8) for of_fold in logits]
+    class_maps = [most_probable(of_fold) for of_fold in logits]
     found = {name: [classes] for name, classes in zip(model.folds, class_maps, strict=True)}
-    found[AVERAGE] = [np.mean(logits, axis=0).argmax(axis=0).astype(np.uint8)]
+    found[AVERAGE] = [most_probable(np.mean(logits, axis=0))]
     if VOTES in ways:
         found[VOTES] = class_maps
     if LOOKED_TWICE in ways:

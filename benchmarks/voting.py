@@ -21,7 +21,7 @@ from reunet.images import read_image, read_label
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, default_weights, find_instances, load_model
-from reunet.predict import predict_logits
+from reunet.predict import most_probable, predict_logits
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
@@ -46,8 +46,8 @@ def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:
     truth = read_label(data / "labels" / f"{name}_label.tiff")
     tiling = model.tiling(tta=False)
     logits = [predict_logits(image, [fold], tiling) for fold in model.networks]
-    class_maps = [of_fold.argmax(axis=0).astype(np.uint8) for of_fold in logits]
-    average = np.mean(logits, axis=0).argmax(axis=0).astype(np.uint8)
+    class_maps = [most_probable(of_fold) for of_fold in logits]
+    average = most_probable(np.mean(logits, axis=0))
 
     def f1(*maps: np.ndarray) -> float:
         found = find_instances(maps, model.bundle.decoder, model.bundle.encoding)

@@ -19,7 +19,7 @@ from reunet.tiles import STEP, WIDE_STEP, tile_starts
 
 if TYPE_CHECKING:
     from reunet.pipeline import Model
-    from reunet.predict import Tiling
+    from reunet.tiles import Tiling
 
 CHALLENGE = "challenge"
 SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reunet.architecture import Architecture
-from reunet.predict import Flip, Network, mean_logits
+from reunet.predict import Network, mean_logits
+from reunet.tiles import Flip
 from reunet.weights import Bundle, load_tensors
 
 if TYPE_CHECKING:

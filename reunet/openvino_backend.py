@@ -65,6 +65,7 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
         return _compile(build_model(arch, tensors, edges), folder).create_infer_request()
 
     def network(tiles: np.ndarray) -> np.ndarray:
+        """Logits of tiles: (N, 3, h, w) -> (N, C, h, w), both float32."""
         shape = tiles.shape[2:]
         logits = np.empty((len(tiles), arch.classes, *shape), np.float32)
         with lock:

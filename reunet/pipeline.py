@@ -17,9 +17,9 @@ import numpy as np
 from reunet.folds import Fold, Gpu, GpuFold, line, warn
 from reunet.images import Picture, as_picture, read_image
 from reunet.normalise import normalise_channels
-from reunet.predict import Network, Tiling, classify_each
+from reunet.predict import Network, classify_each
 from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
-from reunet.tiles import STEP
+from reunet.tiles import STEP, Tiling
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -139,10 +139,7 @@ def find_instances(
 
     class_maps: from `predict_classes`. Returns (H, W) int32: 0 background, cells 1..N.
     """
-    from reunet.instances import decode  # not needed before the first tile
-
-    if len(class_maps) == 1:
-        return decode(class_maps[0], decoder, encoding)
+    from reunet.instances import decode  # neither is needed before the first tile
     from reunet.voting import vote
 
     return vote([decode(classes, decoder, encoding) for classes in class_maps])

@@ -10,15 +10,15 @@ or of a band. A network is any callable that takes (N, 3, h, w) float32, C-conti
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import numpy as np
 
 from reunet.normalise import Scaling, scaling_of, z_score, z_score_pixels
 from reunet.tiles import (
-    STEP,
+    Flip,
     Margins,
+    Tiling,
     Window,
     centred_padding,
     content_box,
@@ -29,67 +29,14 @@ from reunet.tiles import (
 
 Network = Callable[[np.ndarray], np.ndarray]
 Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
-Flip = tuple[int, ...]  # axes of (…, h, w)
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
 CLASSES = 3  # background, interior, boundary
 OUTSIDE_LOGITS = (10.0, 0.0, 0.0)  # where no cell can be: background with 99.99 %, as softmax says
-FLIPS: Sequence[Flip] = ((), (-2,), (-1,), (-2, -1))  # none, upside down, left to right, both
 
-STRETCH = 1.25  # a 640×640 image costs 1.6 tiles of 512×512 instead of 4, cells as good
 FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
 WHITE = 235  # of 255: paler than any stain
 SMALLEST_CELL = 16  # px; the decoders drop what is smaller (`instances.MIN_OBJECT`)
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How an image is cut for the network, and how the pieces are added up."""
-
-    tile: int  # px, edge of a tile; a multiple of divisor
-    smallest: int  # px, shortest edge an image is padded to: the training patch
-    divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
-    mirror: bool = True  # average over the four mirror images
-    parity: bool = False  # nnU-Net to the bit: full tiles only, sums in half precision
-    step: float = STEP  # of a tile: distance of neighbours
-    stretch: float = STRETCH  # of a tile: longest axis that gets one that holds it, not two
-    batch: int = 1  # tiles × mirror images that the network is given at once
-    skip: bool = False  # spare the network the tiles that `is_empty`
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for edges that the network cannot take."""
-        if self.stretch < 1:
-            raise ValueError(f"stretch is {self.stretch}: a tile's edge times 1 or more")
-        if not 1 <= self.smallest <= self.tile:
-            raise ValueError(f"smallest edge {self.smallest} is not within 1..{self.tile} (tile)")
-        if self.tile % self.divisor or self.smallest % self.divisor:
-            raise ValueError(
-                f"tile {self.tile} and smallest {self.smallest} have to be multiples of "
-                f"{self.divisor}, the network's divisor"
-            )
-
-    @property
-    def longest(self) -> int:
-        """Longest edge of a tile in px."""
-        if self.parity:
-            return self.tile
-        return int(self.stretch * self.tile) // self.divisor * self.divisor
-
-    def edge(self, length: int) -> int:
-        """Edge of the tiles along an axis of `length` pixels.
-
-        An axis up to `longest` gets a tile that just holds it. nnU-Net pads a short axis to the
-        full tile, which changes the logits, as instance norm sees the padding; and one that is a
-        little longer it predicts twice, with two tiles that share nearly all of it.
-        """
-        if self.parity or length > self.longest:
-            return self.tile
-        return max(self.smallest, -(-length // self.divisor) * self.divisor)
-
-    @property
-    def flips(self) -> Sequence[Flip]:
-        """The mirror images to average over."""
-        return FLIPS if self.mirror else FLIPS[:1]
 
 
 def predict_bands(
@@ -159,7 +106,7 @@ def _class_bands(
     yield from _background(slice(rows.stop, shape[0]), *outside)
 
 
-def most_probable(logits: np.ndarray) -> np.ndarray:
+def most_probable(logits: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """The class with the highest logit, the first of equal ones: `argmax`, but much faster.
 
     logits: (3, h, w). Returns (h, w) uint8: background, interior, boundary.
@@ -213,6 +160,7 @@ def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Til
         return _as_nnunet(content, networks, tiling)
 
     def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray]:
+        """The tiles of some rows, (3, h, w) each."""
         return (content[:, rows, c] for c in columns)
 
     shape = content.shape[1], content.shape[2]

@@ -218,6 +218,7 @@ def windows(bands: Iterator[np.ndarray]) -> Callable[[int, int], np.ndarray]:
     first = end = 0  # of the rows that are live
 
     def read(top: int, bottom: int) -> np.ndarray:
+        """Rows top..bottom, (bottom - top, W, 3)."""
         nonlocal first, end
         while end < bottom or first + len(live[0]) <= top:
             if live and first + len(live[0]) <= top:

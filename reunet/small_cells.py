@@ -11,13 +11,15 @@ from math import pi
 
 import numpy as np
 
-from reunet.predict import Network, Tiling, predict_logits
-from reunet.tiles import WIDE_STEP
+from reunet.predict import Network, most_probable, predict_logits
+from reunet.tiles import WIDE_STEP, Tiling
 
 SMALL = 25.0  # px: diameter of the typical cell below which a second look pays
 FACTOR = 2**0.5  # of the image's edges in the second look
 STRETCH = 1.5  # of a tile: longest axis that gets one; 512 px become 724, one tile instead of four
-LARGEST = 10_000_000  # px of an image: the logits of a second look take 40 bytes for each
+# px of an image that gets a second look, and of one whose folds vote: the logits of such a look
+# take 40 bytes for each, the ballots of three folds some 60
+LARGEST = 10_000_000
 
 
 def typical_diameter(instances: np.ndarray) -> float:
@@ -64,5 +66,4 @@ def classify_enlarged(image: np.ndarray, networks: Sequence[Network], tiling: Ti
         np.asarray(Image.fromarray(of_class).resize(shape[::-1], Image.Resampling.BILINEAR))
         for of_class in logits
     ]
-    classes: np.ndarray = np.argmax(small, axis=0).astype(np.uint8)
-    return classes
+    return most_probable(small)

@@ -1,10 +1,11 @@
-"""Where the tiles of the sliding window lie and what they weigh (paper §2.7, "Predict").
+"""How an image is cut into tiles, where they lie and what they weigh (paper §2.7, "Predict").
 
 The rules are nnU-Net's, which the paper predicts with. Legend: H, W pixels of an image; h, w
 pixels of a tile. 2-D is the product of two axes, so most functions know one axis only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
@@ -12,11 +13,64 @@ import numpy as np
 
 STEP = 0.5  # of a tile: neighbours overlap by half
 WIDE_STEP = 0.75  # … or by a quarter: 2.25 times fewer tiles on large images
+STRETCH = 1.25  # a 640×640 image costs 1.6 tiles of 512×512 instead of 4, cells as good
 SIGMA = 1 / 8  # of a tile: width of the weight map
 PEAK = 10.0  # weight at a tile's centre; 10·e^-16 at its corner is still not zero in half precision
 
 Window = tuple[slice, slice]  # rows, columns
 Margins = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
+Flip = tuple[int, ...]  # axes of (…, h, w)
+FLIPS: Sequence[Flip] = ((), (-2,), (-1,), (-2, -1))  # none, upside down, left to right, both
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut for the network, and how the pieces are added up."""
+
+    tile: int  # px, edge of a tile; a multiple of divisor
+    smallest: int  # px, shortest edge an image is padded to: the training patch
+    divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
+    mirror: bool = True  # average over the four mirror images
+    parity: bool = False  # nnU-Net to the bit: full tiles only, sums in half precision
+    step: float = STEP  # of a tile: distance of neighbours
+    stretch: float = STRETCH  # of a tile: longest axis that gets one that holds it, not two
+    batch: int = 1  # tiles × mirror images that the network is given at once
+    skip: bool = False  # spare the network the tiles that `is_empty`
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for edges that the network cannot take."""
+        if self.stretch < 1:
+            raise ValueError(f"stretch is {self.stretch}: a tile's edge times 1 or more")
+        if not 1 <= self.smallest <= self.tile:
+            raise ValueError(f"smallest edge {self.smallest} is not within 1..{self.tile} (tile)")
+        if self.tile % self.divisor or self.smallest % self.divisor:
+            raise ValueError(
+                f"tile {self.tile} and smallest {self.smallest} have to be multiples of "
+                f"{self.divisor}, the network's divisor"
+            )
+
+    @property
+    def longest(self) -> int:
+        """Longest edge of a tile in px."""
+        if self.parity:
+            return self.tile
+        return int(self.stretch * self.tile) // self.divisor * self.divisor
+
+    def edge(self, length: int) -> int:
+        """Edge of the tiles along an axis of `length` pixels.
+
+        An axis up to `longest` gets a tile that just holds it. nnU-Net pads a short axis to the
+        full tile, which changes the logits, as instance norm sees the padding; and one that is a
+        little longer it predicts twice, with two tiles that share nearly all of it.
+        """
+        if self.parity or length > self.longest:
+            return self.tile
+        return max(self.smallest, -(-length // self.divisor) * self.divisor)
+
+    @property
+    def flips(self) -> Sequence[Flip]:
+        """The mirror images to average over."""
+        return FLIPS if self.mirror else FLIPS[:1]
 
 
 def tile_starts(length: int, tile: int, step: float = STEP) -> list[int]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from reunet.architecture import Architecture, parameter_shapes
 from reunet.network import UNet
-from reunet.predict import CLASSES, Flip
+from reunet.predict import CLASSES
+from reunet.tiles import Flip
 
 MEMORY = 9e9  # bytes that may be reserved on a GPU: the challenge's card has 10 GB
 LIVE_MAPS = 10  # maps of the finest stage at once, at the decoder's end: 7, and cuDNN's buffers

@@ -14,8 +14,7 @@ from reunet.budget import RESERVE, Plan, allowance, choose, fit, plans, seconds_
 from reunet.cli import main
 from reunet.images import list_images, read_label
 from reunet.pipeline import load_model, segment
-from reunet.predict import Tiling
-from reunet.tiles import WIDE_STEP, tile_windows
+from reunet.tiles import WIDE_STEP, Tiling, tile_windows
 
 SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)
 

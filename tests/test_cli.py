@@ -112,6 +112,30 @@ def test_a_second_look_can_be_left_out(
     assert ("one scale" in origin) != again
 
 
+@pytest.mark.parametrize(("option", "maps"), [("--vote", 2), ("--average", 1)])
+def test_folds_vote_unless_they_are_averaged(
+    option: str,
+    maps: int,
+    images: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ballots, find = [], pipeline.find_instances
+
+    def spy(class_maps: np.ndarray, *about: str) -> np.ndarray:
+        ballots.append(len(class_maps))
+        return find(class_maps, *about)
+
+    monkeypatch.setattr("reunet.batch.find_instances", spy)
+    source, output = images / "grey.tif", tmp_path / "out"
+    arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+    assert ballots == [maps]
+    origin = tifffile.TiffFile(output / "grey_label.tiff").shaped_metadata[0]["origin"]
+    assert ("averaged" in origin) == (maps == 1)  # --resume takes them for different labels
+
+
 def test_labels_of_one_name_do_not_overwrite_each_other(
     images: Path, bundle: Path, tmp_path: Path
 ) -> None:

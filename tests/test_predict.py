@@ -28,13 +28,10 @@ from reunet.instances import MIN_OBJECT
 from reunet.network import Architecture, UNet
 from reunet.normalise import normalise_channels, scaling_of, z_score
 from reunet.predict import (
-    FLIPS,
     OUTSIDE_LOGITS,
     SMALLEST_CELL,
     WHITE,
-    Flip,
     Network,
-    Tiling,
     classify,
     is_empty,
     most_probable,
@@ -42,7 +39,7 @@ from reunet.predict import (
     predict_logits,
     predict_scaled,
 )
-from reunet.tiles import Window, content_box, tile_windows
+from reunet.tiles import FLIPS, Flip, Tiling, Window, content_box, tile_windows
 from reunet.torch_backend import TorchNetwork
 
 PICTURES = Path(__file__).parent / "data" / "images"

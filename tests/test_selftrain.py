@@ -30,8 +30,8 @@ from reunet.instances import decode
 from reunet.metric import score_pair
 from reunet.network import build
 from reunet.normalise import normalise_channels
-from reunet.predict import Tiling
 from reunet.targets import encode
+from reunet.tiles import Tiling
 from reunet.training import dataset, jobs, pseudo, rounds, sampling, teacher, unlabelled
 from reunet.training.__main__ import main
 from reunet.training.history import load_checkpoint, started_from, summary

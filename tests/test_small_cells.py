@@ -10,9 +10,10 @@ from skimage.measure import regionprops
 from reunet import budget, pipeline, small_cells
 from reunet.images import as_picture
 from reunet.pipeline import Model, load_model, predict_classes
-from reunet.predict import Tiling, classify
+from reunet.predict import Network, classify
 from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
 from reunet.targets import INTERIOR
+from reunet.tiles import Tiling
 
 TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
 
@@ -41,6 +42,17 @@ def pictured(labels: np.ndarray) -> np.ndarray:
 def by_colour(tiles: np.ndarray) -> np.ndarray:
     """A network that sees interiors in red, boundaries in green."""
     return np.stack([tiles[:, 2], tiles[:, 0], tiles[:, 1]], axis=1)
+
+
+def spying() -> tuple[list[tuple[int, ...]], Network]:
+    """`by_colour`, and the (h, w) of the tiles that it is given."""
+    seen: list[tuple[int, ...]] = []
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles.shape[2:])
+        return by_colour(tiles)
+
+    return seen, network
 
 
 @pytest.fixture
@@ -91,12 +103,7 @@ def test_what_is_seen_enlarged_lies_where_it_was() -> None:
 
 @pytest.mark.parametrize(("diameter", "looks"), [(14, 2), (30, 1)])
 def test_only_small_cells_get_a_second_look(model: Model, diameter: int, looks: int) -> None:
-    seen = []
-
-    def spy(tiles: np.ndarray) -> np.ndarray:
-        seen.append(tiles.shape[2:])
-        return by_colour(tiles)
-
+    seen, spy = spying()
     picture = as_picture(pictured(disks(diameter, 2, 330)))
     predict_classes(picture, replace(model, networks=(spy,)), tta=False)
     assert seen == [(352, 352), (480, 480)][:looks]
@@ -124,12 +131,7 @@ def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:
 
 @pytest.mark.parametrize(("edge", "tiles"), [(300, 1), (512, 1), (560, 4), (640, 9), (1024, 16)])
 def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> None:
-    seen = []
-
-    def spy(tiles: np.ndarray) -> np.ndarray:
-        seen.append(tiles.shape[2:])
-        return by_colour(tiles)
-
+    seen, spy = spying()
     image = pictured(disks(14, 2, edge))
     classify_enlarged(image, [spy], TILING)
     assert len(seen) == tiles

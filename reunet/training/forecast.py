@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from reunet.images import ImageError, list_images, read_image
-from reunet.predict import FLIPS, Tiling
-from reunet.tiles import tile_starts
+from reunet.tiles import FLIPS, Tiling, tile_starts
 from reunet.training.dataset import CONFIGURATION, DATASET, plans_name, read_json
 from reunet.training.device import as_network
 from reunet.training.presets import PRESETS

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reunet.network import COMPACT, PAPER, Architecture
-from reunet.predict import Tiling
+from reunet.tiles import Tiling
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
 ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)
