@@ -18,7 +18,7 @@ SMALL = 25.0  # px: diameter of the typical cell below which a second look pays
 FACTOR = 2**0.5  # of the image's edges in the second look
 STRETCH = 1.5  # of a tile: longest axis that gets one; 512 px become 724, one tile instead of four
 # px of an image that gets a second look, and of one whose folds vote: the logits of such a look
-# take 40 bytes for each, the ballots of three folds some 60
+# take 40 bytes for each, the votes of three folds about as many
 LARGEST = 10_000_000
 
 
