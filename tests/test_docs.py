@@ -1,0 +1,61 @@
+"""The documentation and the program tell the same story."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from reunet.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LONGEST_README = 8000  # bytes: a first reader finishes it
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= LONGEST_README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_scripts_that_are_named_exist(page: Path) -> None:
+    script = r"\b(?:tests|benchmarks|train_scripts)/[\w/]+\.(?:py|sh)\b"
+    named = set(re.findall(script, page.read_text()))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_usage_lists_every_option_of_predict() -> None:
+    usage = (ROOT / "docs/usage.md").read_text()
+    table = usage.partition("## Options of `reunet predict`")[2].partition("\n## ")[0]
+    names = "\n".join(row.split(" | ")[0] for row in table.split("\n") if row.startswith("| `"))
+    told = set(re.findall(r"--[a-z][a-z-]*", names))
+    options = [
+        p for p in main.commands["predict"].params if isinstance(p, click.Option) and not p.hidden
+    ]
+    there = {name for p in options for name in (*p.opts, *p.secondary_opts) if name[:2] == "--"}
+    assert told == there
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert citation == [project["version"]]
+    assert f"## {project['version']} (" in (ROOT / "CHANGELOG.md").read_text()
