@@ -7,7 +7,7 @@ Legend: H, W pixels; N true cells, M predicted cells; IoU intersection over unio
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -107,12 +107,9 @@ def score_pair(gt: np.ndarray, seg: np.ndarray, threshold: float = 0.5) -> Score
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is no IoU: choose one above 0 and up to 1")
-    _check_pair(gt, seg)
+    check_pair(gt, seg)
     dice = _dice(gt > 0, seg > 0)
-    if gt.size < TILED_FROM:
-        counts = _count(gt, seg, threshold)
-    else:
-        counts = _count_tiles(gt, seg, threshold)
+    counts = sum((_count(*tile, threshold) for tile in tiles(gt, seg)), np.zeros(5, np.int64))
     n_true, n_pred, tp, fn, fp = counts.tolist()
     precision = tp / n_pred if tp else 0.0
     recall = tp / n_true if tp else 0.0
@@ -121,7 +118,8 @@ def score_pair(gt: np.ndarray, seg: np.ndarray, threshold: float = 0.5) -> Score
     return Score(n_true, n_pred, tp, fn, fp, *ratios)
 
 
-def _check_pair(gt: np.ndarray, seg: np.ndarray) -> None:
+def check_pair(gt: np.ndarray, seg: np.ndarray) -> None:
+    """Raise ValueError for what `score_pair` cannot score."""
     for role, labels in (("ground truth", gt), ("prediction", seg)):
         if labels.ndim != 2 or labels.size == 0:
             raise ValueError(f"{role} has shape {labels.shape}: give a 2-D label map")
@@ -141,19 +139,24 @@ def _dice(gt: np.ndarray, seg: np.ndarray) -> float:
     return 2 * np.count_nonzero(gt & seg) / area if area else 1.0
 
 
-def _count_tiles(gt: np.ndarray, seg: np.ndarray, threshold: float) -> np.ndarray:
+def tiles(gt: np.ndarray, seg: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What is scored on its own: the whole pair, or from 25 Mpx on its padded 2000×2000 tiles.
+
+    Raises ValueError where the official program would garble the predicted ids.
+    """
+    if gt.size < TILED_FROM:
+        yield gt, seg
+        return
     if seg.max() > np.iinfo(gt.dtype).max:
         # The official program copies the prediction into an array of the truth's type.
         raise ValueError(
             f"id {seg.max()} does not fit the ground truth's {gt.dtype}, and the official program "
             "stores both alike from 25 Mpx on: renumber the cells of every 2000×2000 tile from 1"
         )
-    total = np.zeros(5, np.int64)
     for top in range(0, gt.shape[0], TILE):
         for left in range(0, gt.shape[1], TILE):
             tile = np.s_[top : top + TILE, left : left + TILE]
-            total += _count(_pad(gt[tile]), _pad(seg[tile]), threshold)
-    return total
+            yield _pad(gt[tile]), _pad(seg[tile])
 
 
 def _pad(tile: np.ndarray) -> np.ndarray:
@@ -163,15 +166,16 @@ def _pad(tile: np.ndarray) -> np.ndarray:
 
 def _count(gt: np.ndarray, seg: np.ndarray, threshold: float) -> np.ndarray:
     """N, M, TP, FN, FP of a whole picture or of one tile. Returns (5,) int64."""
-    gt, seg = _compact(gt), _compact(seg)
-    area_gt, area_seg = _inner_areas(gt), _inner_areas(seg)
+    gt, seg = compact(gt), compact(seg)
+    area_gt, area_seg = inner_areas(gt), inner_areas(seg)
     n_true, n_pred = np.count_nonzero(area_gt), np.count_nonzero(area_seg)
-    tp = _count_matches(gt, seg, area_gt, area_seg, threshold)
+    pairs = overlapping_pairs(gt, seg, (area_gt, area_seg))
+    tp = match(*pairs, threshold).size
     fn = n_true - tp if n_pred else 0
     return np.array([n_true, n_pred, tp, fn, n_pred - tp], np.int64)
 
 
-def _compact(labels: np.ndarray) -> np.ndarray:
+def compact(labels: np.ndarray) -> np.ndarray:
     """Keep ids small enough to index an array; gaps between them do no harm."""
     labels = labels.astype(np.int64)
     if labels.max() <= labels.size:
@@ -180,7 +184,7 @@ def _compact(labels: np.ndarray) -> np.ndarray:
     return np.searchsorted(ids, labels)
 
 
-def _inner_areas(labels: np.ndarray) -> np.ndarray:
+def inner_areas(labels: np.ndarray) -> np.ndarray:
     """Pixels of every id, (highest id + 1,); 0 for background and for cells in the frame."""
     areas = np.bincount(labels.ravel())
     rows, columns = (labels[:FRAME], labels[-FRAME:]), (labels[:, :FRAME], labels[:, -FRAME:])
@@ -190,21 +194,25 @@ def _inner_areas(labels: np.ndarray) -> np.ndarray:
     return areas
 
 
-def _count_matches(
-    gt: np.ndarray, seg: np.ndarray, area_gt: np.ndarray, area_seg: np.ndarray, threshold: float
-) -> int:
-    """Largest number of one-to-one pairs with IoU >= threshold.
+def match(true: np.ndarray, predicted: np.ndarray, iou: np.ndarray, threshold: float) -> np.ndarray:
+    """Which of the overlapping pairs are matched one to one: as many with IoU >= threshold as can.
+
+    true, predicted: ids; iou: of the pairs; (pairs,) each. Returns places in them.
 
     The official program minimises the sum of -[IoU >= threshold] - IoU / (2 min(N, M)) over a
     full assignment. The second terms add up to at most 1/2, less than one pair more: its count
     is the size of a maximum matching among the pairs that reach the threshold. That graph is
     sparse, and above 0.5 every cell has one partner at most.
     """
-    true, predicted, iou = overlapping_pairs(gt, seg, (area_gt, area_seg))
-    enough = iou >= threshold
-    matches = np.ones(np.count_nonzero(enough), np.int8), (true[enough], predicted[enough])
-    graph = csr_array(matches, shape=(area_gt.size, area_seg.size))
-    return int(np.count_nonzero(maximum_bipartite_matching(graph) >= 0))
+    enough = np.flatnonzero(iou >= threshold)
+    if not enough.size:
+        return enough
+    one, other = true[enough], predicted[enough]
+    shape = int(one.max()) + 1, int(other.max()) + 1
+    graph = csr_array((np.ones(enough.size, np.int8), (one, other)), shape=shape)
+    partner = maximum_bipartite_matching(graph, perm_type="column")
+    matched: np.ndarray = enough[partner[one] == other]
+    return matched
 
 
 def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
@@ -214,6 +222,22 @@ def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
     `NAME.tiff` and `NAME.png`. A pair that cannot be scored is listed in `failed` and does not
     stop the others. Raises ValueError where a folder does not exist or nothing is predicted.
     """
+    truths = _find_truths(gt_dir)
+    scores: dict[str, Score] = {}
+    failed: dict[str, str] = {}
+    for name, files in pair_files(gt_dir, seg_dir).items():
+        try:
+            scores[name] = score_pair(*read_pair(*files))
+        except ValueError as error:
+            failed[name] = str(error)
+    return Evaluation(scores, sorted(truths.keys() - scores.keys() - failed.keys()), failed)
+
+
+def pair_files(gt_dir: Path, seg_dir: Path) -> dict[str, tuple[Path, Path]]:
+    """Truth and prediction of every image that is predicted, by name; the truth may be missing.
+
+    Raises ValueError as `score_folder`.
+    """
     for folder in (gt_dir, seg_dir):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
@@ -221,15 +245,11 @@ def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
     if not files:
         raise ValueError(f"{seg_dir}: holds no *{PREDICTION_SUFFIX}; give the prediction's folder")
     truths = _find_truths(gt_dir)
-    scores: dict[str, Score] = {}
-    failed: dict[str, str] = {}
-    for file in files:
-        name = file.removesuffix(PREDICTION_SUFFIX)
-        try:
-            scores[name] = _score_files(truths.get(name, gt_dir / f"{name}.tif"), seg_dir / file)
-        except ValueError as error:
-            failed[name] = str(error)
-    return Evaluation(scores, sorted(truths.keys() - scores.keys() - failed.keys()), failed)
+    names = [file.removesuffix(PREDICTION_SUFFIX) for file in files]
+    return {
+        name: (truths.get(name, gt_dir / f"{name}.tif"), seg_dir / file)
+        for name, file in zip(names, files, strict=True)
+    }
 
 
 def _find_truths(folder: Path) -> dict[str, Path]:
@@ -243,7 +263,8 @@ def _find_truths(folder: Path) -> dict[str, Path]:
     return truths
 
 
-def _score_files(truth: Path, prediction: Path) -> Score:
+def read_pair(truth: Path, prediction: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The label maps of two files that can be scored. Raises ValueError naming both if not."""
     if not truth.exists():
         raise ValueError(
             f"{prediction}: no ground truth in {truth.parent}; "
@@ -251,9 +272,11 @@ def _score_files(truth: Path, prediction: Path) -> Score:
         )
     gt, seg = read_label(truth), read_label(prediction)
     try:
-        return score_pair(gt, seg)
+        check_pair(gt, seg)
+        next(tiles(gt, seg))
     except ValueError as error:
         raise ValueError(f"{prediction} against {truth}: {error}") from error
+    return gt, seg
 
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:

@@ -1,0 +1,44 @@
+"""One image and its cells: what every writer of outputs is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from reunet.io.export.contours import Rings, trace
+from reunet.io.export.measure import Cells, Rows, measure
+from reunet.io.pixel_size import PixelSize
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """An image, its label image and what is known of both. Legend: H, W pixels; N cells.
+
+    What several writers need is made once, when it is first asked for.
+    """
+
+    image: Path
+    label: Path
+    labels: np.ndarray  # (H, W) integers, 0 background
+    open_rows: Callable[[], Rows] | None = None  # the image from its first row on, (h, W, 3)
+    pixel_size: PixelSize | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float | None = None  # that the image took, where it was segmented in this run
+    agreement: np.ndarray | None = None  # (N + 1,) by id, 0 to 1, where folds voted in this run
+
+    @property
+    def stem(self) -> str:
+        """What names of files beside the label begin with."""
+        return self.label.name.removesuffix(".tiff").removesuffix(".tif").removesuffix("_label")
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The measured cells."""
+        return measure(self.labels, self.open_rows() if self.open_rows else None)
+
+    @cached_property
+    def rings(self) -> Rings:
+        """The contours of the cells."""
+        return trace(self.labels)
