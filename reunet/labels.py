@@ -4,17 +4,29 @@ Legend: H, W pixels. Nothing slow is imported at the top.
 """
 
 import contextlib
+import html
 import os
+import re
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from reunet.images import image_error, reason
+from reunet.io.pixel_size import PixelSize, tiff_resolution
 
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+# Integers of labels, the first that fits; ImageJ shows signed ones with a background of 32768.
+LABEL_LAYOUTS: Mapping[str, Sequence[type[np.integer]]] = {
+    "viewer": (np.uint16, np.uint32),
+    "challenge": (np.int16, np.uint16, np.int32),
+}
+PYRAMID_FROM = 16_000_000  # px; viewers load a smaller label image as a whole
 STRIP_BYTES = 2**18  # of a label TIFF, before compression
 
 
@@ -23,36 +35,68 @@ def label_path(image: Path, folder: Path) -> Path:
     return folder / f"{image.name.split('.')[0]}_label.tiff"
 
 
-def write_label(path: Path, instances: np.ndarray, origin: str = "") -> None:
+def write_label(
+    path: Path,
+    instances: np.ndarray,
+    origin: str = "",
+    *,
+    layout: str = "viewer",
+    pixel_size: PixelSize | None = None,
+) -> None:
     """Write an instance label image, wholly or not at all.
 
     instances: (H, W), integers from 0 (background). origin: what it was made from (`resume`).
-    Stored as zlib TIFF in the first of int16, uint16 and int32 that holds the highest label: the
-    official metric copies large predictions into the dtype of its truth, int16. Raises ImageError
-    if the file cannot be written and ValueError for any other array.
+    layout: of LABEL_LAYOUTS. For a `viewer` the labels are uint16 or, where they do not fit,
+    uint32, bear the pixel size, and form a pyramid (`io.pyramid`) from PYRAMID_FROM pixels on. For
+    the `challenge` they are the first of int16, uint16 and int32 that fits, in strips and nothing
+    else: the official metric copies large predictions into the dtype of its truth, int16.
+    Raises ImageError if the file cannot be written and ValueError for any other array.
     """
-    import tifffile
-
     if instances.ndim != 2 or instances.size == 0 or instances.dtype.kind not in "biu":
         raise ValueError(f"labels must be (H, W) integers, not {instances.shape} {instances.dtype}")
-    dtype = np.dtype(_label_dtype(int(instances.min()), int(instances.max())))
+    dtypes = LABEL_LAYOUTS[layout]
+    dtype = np.dtype(_label_dtype(int(instances.min()), int(instances.max()), dtypes))
+    size = pixel_size if layout == "viewer" else None
+    with replacing(path) as temporary:
+        if layout == "viewer" and instances.size >= PYRAMID_FROM:
+            from reunet.io.pyramid import write_pyramid
+
+            write_pyramid(temporary, instances, dtype, origin, size)
+        else:
+            _write_strips(temporary, instances, dtype, origin, size)
+
+
+def _write_strips(
+    path: Path, instances: np.ndarray, dtype: np.dtype[Any], origin: str, size: PixelSize | None
+) -> None:
+    import tifffile
+
     height, width = instances.shape
     rows = min(height, max(1, STRIP_BYTES // (width * dtype.itemsize)))
-    with replacing(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            # Strip by strip: a slide's labels may lie on disk, a copy would not fit the memory.
-            (
-                zlib.compress(instances[top : top + rows].astype(dtype).tobytes())
-                for top in range(0, height, rows)
-            ),
-            shape=instances.shape,
-            dtype=dtype,
-            rowsperstrip=rows,
-            photometric="minisblack",
-            compression="zlib",
-            metadata={"origin": origin} if origin else {},
-        )
+    tifffile.imwrite(
+        path,
+        # Strip by strip: a slide's labels may lie on disk, a copy would not fit the memory.
+        (
+            zlib.compress(instances[top : top + rows].astype(dtype).tobytes())
+            for top in range(0, height, rows)
+        ),
+        shape=instances.shape,
+        dtype=dtype,
+        rowsperstrip=rows,
+        photometric="minisblack",
+        compression="zlib",
+        metadata={"origin": origin} if origin else {},
+        **tiff_resolution(size),
+    )
+
+
+def label_origin(tiff: "TiffFile") -> str | None:
+    """What `write_label` wrote as origin into an open label file; None where there is nothing."""
+    if tiff.ome_metadata:
+        told = re.search(r"<Description>(.*?)</Description>", tiff.ome_metadata, re.DOTALL)
+        return html.unescape(told[1]) if told else None
+    origin = (tiff.shaped_metadata or ({},))[0].get("origin")
+    return origin if isinstance(origin, str) else None
 
 
 def write_values(path: Path, values: np.ndarray) -> None:
@@ -134,8 +178,8 @@ def _lock(file: BinaryIO, *, wait: bool) -> bool:
     return True
 
 
-def _label_dtype(lowest: int, highest: int) -> type[np.integer]:
-    for dtype in (np.int16, np.uint16, np.int32):
+def _label_dtype(lowest: int, highest: int, dtypes: Sequence[type[np.integer]]) -> type[np.integer]:
+    for dtype in dtypes:
         if lowest >= 0 and highest <= np.iinfo(dtype).max:
             return dtype
-    raise ValueError(f"labels must lie in 0..{np.iinfo(np.int32).max}, not {lowest}..{highest}")
+    raise ValueError(f"labels must lie in 0..{np.iinfo(dtypes[-1]).max}, not {lowest}..{highest}")

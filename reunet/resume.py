@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import reunet
+from reunet.labels import label_origin
 from reunet.pipeline import Model
 
 DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
@@ -57,7 +58,6 @@ def cells_of_kept_label(label: Path, origin: str) -> int | None:
 
     try:
         with tifffile.TiffFile(label) as tiff:
-            metadata = (tiff.shaped_metadata or ({},))[0]
-            return int(tiff.asarray().max()) if metadata.get("origin") == origin else None
+            return int(tiff.asarray().max()) if label_origin(tiff) == origin else None
     except Exception:  # missing, cut off or no TIFF at all: to be made again, whatever it is
         return None

@@ -327,7 +327,7 @@ def test_what_fails_for_one_writer_touches_no_other(tmp_path: Path) -> None:
         def __init__(self, folder: Path) -> None:
             pass
 
-        def add(self, found: Segmented) -> None:
+        def add(self, _: Segmented) -> None:
             raise ImageError("bad day; try again")
 
         def close(self) -> None:
@@ -341,9 +341,13 @@ def test_what_fails_for_one_writer_touches_no_other(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_keeps_the_lines_of_finished_images(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), writing({"table": Tables}, tmp_path) as add:
-        add(scene())
-        raise KeyboardInterrupt
+    def run() -> None:
+        with writing({"table": Tables}, tmp_path) as add:
+            add(scene())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert len(rows_of(tmp_path / "images.csv")) == 1
 
 

@@ -50,6 +50,10 @@ class PixelSize:
         """Edge of the square of the same area in µm: what lengths in pixels are multiplied by."""
         return math.sqrt(self.area)
 
+    def times(self, factor: float) -> "PixelSize":
+        """That of a picture with so many times fewer pixels a side."""
+        return PixelSize(self.x * factor, self.y * factor, self.source)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is assumed where the two axes differ."""
