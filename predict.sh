@@ -14,7 +14,7 @@ export REUNET_WEIGHTS="${REUNET_WEIGHTS:-$here/weights}"
 
 if [ $# -eq 0 ]; then
     if [ -d /workspace/inputs ]; then
-        set -- /workspace/inputs /workspace/outputs --budget challenge
+        set -- /workspace/inputs /workspace/outputs --budget challenge --labels challenge
     else
         set -- "$here/tests/data/samples/images" outputs
     fi

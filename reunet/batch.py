@@ -19,9 +19,11 @@ import numpy as np
 
 from reunet.budget import allowance, fit, seconds_since_start
 from reunet.images import ImageError, Picture, one_line, read_image
-from reunet.labels import label_path, write_label
-from reunet.pipeline import Model, find_instances, predict_classes
+from reunet.io.pixel_size import PixelSize
+from reunet.labels import label_path
+from reunet.pipeline import Model, find_and_tell, predict_classes
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
+from reunet.run.finish import Finish
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
 from reunet.weights import WeightsError
 
@@ -38,7 +40,8 @@ class Outcome:
 
     kept: its label was there already and was not made again. notes: what was assumed about its
     channels. seconds: by step, of those it went through: reading, network, decoding, writing; from
-    SLIDE_PIXELS on, where they take turns, reading and `slide`.
+    SLIDE_PIXELS on, where they take turns, reading and `slide`. agreement: by id, (cells + 1,),
+    0 to 1, where folds voted. unwritten: outputs beside the label that failed, a line each.
     """
 
     image: Path
@@ -48,6 +51,8 @@ class Outcome:
     error: str | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    agreement: np.ndarray | None = None
+    unwritten: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,6 +63,7 @@ class _Job:
     image_hash: str = ""
     shape: tuple[int, int] = (0, 0)  # H, W
     slide: bool = False
+    pixel_size: PixelSize | None = None
     picture: Picture | None = None
     class_maps: np.ndarray | None = None
 
@@ -86,12 +92,13 @@ class _Run:
     decoder: str
     resume: bool
     budget: str | None
+    finish: Finish
     settings: Future[str]
     paces: dict[tuple[int, int], float] = field(default_factory=dict)
     owners: dict[Path, Path] = field(default_factory=dict)
 
     def origin(self, job: _Job) -> str:
-        return f"image {job.image_hash}, {self.settings.result()}"
+        return f"image {job.image_hash}, {self.settings.result()}{self.finish}"
 
 
 def segment_files(
@@ -103,13 +110,15 @@ def segment_files(
     decoder: str | None,
     resume: bool = False,
     budget: str | None = None,
+    finish: Finish = Finish(),  # noqa: B008 - it is frozen
 ) -> Generator[Outcome]:
     """Write `<name up to the first dot>_label.tiff` into `output` for every image.
 
     Yields an Outcome an image, in order. Of images whose labels would bear one name, the first
     that can be read is segmented and the others are errors: no label is overwritten by another
     image's. resume: keep labels made from the very same image, weights and settings (`resume`).
-    budget: see `budget.allowance`; folds and mirroring are cut to what the time allows.
+    budget: see `budget.allowance`; folds and mirroring are cut to what the time allows. finish:
+    which cells labels hold, and how they are stored.
     An interrupt (KeyboardInterrupt) ends the network at once; what is past it is still written and
     yielded before the interrupt goes on to the caller. Raises WeightsError where weights prove
     damaged when they are first used.
@@ -122,7 +131,7 @@ def segment_files(
         settings = finishing.submit(
             _prepare_to_finish, model, tta=tta, decoder=decoder, budget=budget
         )
-        run = _Run(model, tta, decoder, resume, budget, settings)
+        run = _Run(model, tta, decoder, resume, budget, finish, settings)
         try:
             for job in _ahead(reading, partial(_read, run), jobs):
                 _classify(run, job)
@@ -182,9 +191,11 @@ def _read(run: _Run, job: _Job) -> _Job:
             job.shape = height, width
             job.slide = height * width >= SLIDE_PIXELS  # no TIFF: read once more, in its turn
             job.picture = None if job.slide else picture
+        if job.slide or job.picture is not None:
+            job.pixel_size = run.finish.pixel_size_of(outcome.image)
+            outcome.notes += job.pixel_size.notes if job.pixel_size else ()
         first = run.owners.setdefault(outcome.label, outcome.image)
         if first != outcome.image:
-            job.picture, job.slide = None, False
             cause = f"its label would overwrite that of {first.name}; rename one"
             raise ImageError(one_line(f"{outcome.image}: {cause}"))
     return job
@@ -192,7 +203,9 @@ def _read(run: _Run, job: _Job) -> _Job:
 
 def _classify(run: _Run, job: _Job) -> None:
     outcome = job.outcome
-    if job.slide:
+    if outcome.error:  # found after it was read
+        job.picture = None
+    elif job.slide:
         with job.step("slide"):
             model, tta, chosen = _what_fits(run, job)
             outcome.cells, notes = segment_slide(
@@ -201,9 +214,9 @@ def _classify(run: _Run, job: _Job) -> None:
                 model,
                 tta=tta,
                 decoder=run.decoder,
-                origin=run.origin(job),
+                write=partial(run.finish.write, origin=run.origin(job), size=job.pixel_size),
             )
-            outcome.notes = (*notes, *chosen)
+            outcome.notes = (*notes, *outcome.notes, *chosen)
     elif job.picture is not None:
         with job.step("network"):
             model, tta, chosen = _what_fits(run, job)
@@ -226,14 +239,16 @@ def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
 def _finish(run: _Run, job: _Job) -> Outcome:
     if job.class_maps is None:
         return job.outcome
-    instances = None
+    instances = agreement = None
     with job.step("decoding"):
-        instances = find_instances(job.class_maps, run.decoder, run.model.bundle.encoding)
+        instances, agreement = find_and_tell(job.class_maps, run.decoder, run.model.bundle.encoding)
     job.class_maps = None
     if instances is not None:
         with job.step("writing"):
-            write_label(job.outcome.label, instances, run.origin(job))
-            job.outcome.cells = int(instances.max())
+            origin = run.origin(job)
+            kept = run.finish.write(job.outcome.label, instances, origin, job.pixel_size)
+            job.outcome.cells = len(kept) - 1
+            job.outcome.agreement = None if agreement is None else agreement[kept]
     return job.outcome
 
 

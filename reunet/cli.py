@@ -15,37 +15,42 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from reunet import cli_outputs
+from reunet.cli_outputs import (
+    FOLDER,
+    CannotStart,
+    evaluate_further,
+    evaluate_options,
+    label_options,
+    makers_of,
+    output_options,
+)
+
 if TYPE_CHECKING:
     from reunet.batch import Outcome
+    from reunet.filters import MinArea
+    from reunet.io.pixel_size import PixelSize
     from reunet.pipeline import Model
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("regrow", "paper")
 ENCODINGS = ("paper", "thin")
 MAP_ENDINGS = (".tif", ".tiff", ".png")
-FOLDER = click.Path(path_type=Path)
 NAMED_AT_MOST = 5  # files named in a message about many
-
-
-class CannotStart(click.ClickException):
-    """Nothing was done: one line says why, and the exit code is 2."""
-
-    exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        from reunet.images import one_line
-
-        super().__init__(one_line(message))  # it names files, and these may have any name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="reunet", prog_name="reunet")
 def main() -> None:
     """Cell instance segmentation in microscope images of any modality."""
+
+
+main.add_command(cli_outputs.export)
+main.add_command(cli_outputs.report)
 
 
 def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -100,6 +105,8 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
 @click.option(
     "--report", is_flag=True, envvar="REUNET_REPORT", help="Also write OUTPUT/report.json."
 )
+@label_options
+@output_options
 def predict(
     source: Path,
     output: Path,
@@ -114,30 +121,58 @@ def predict(
     budget: str | None,
     resume: bool,
     report: bool,
+    layout: str,
+    min_area: "MinArea | None",
+    drop_edge_cells: bool,
+    overlays: bool,
+    table: bool,
+    html: bool,
+    formats: Sequence[str] | None,
+    pixel_size: "PixelSize | None",
 ) -> None:
     """Segment INPUT (an image or a folder of images) into label images in the folder OUTPUT."""
     done: list[Outcome] = []
+    makers = makers_of(overlays, table, html, formats)
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
         model = start(output, weights, device, folds)
         model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote)
         from reunet.batch import segment_files
+        from reunet.run.finish import Finish
 
         started = time.monotonic()
+        finish = Finish(min_area, drop_edge_cells, layout, pixel_size)
         outcomes = segment_files(
-            images, output, model, tta=tta, decoder=decoder, resume=resume, budget=budget
+            images,
+            output,
+            model,
+            tta=tta,
+            decoder=decoder,
+            resume=resume,
+            budget=budget,
+            finish=finish,
         )
+        if makers:
+            from reunet.run.outputs import with_outputs
+
+            outcomes = with_outputs(outcomes, output, makers, pixel_size)
         if report:
             from reunet.report import REPORT, describe, reporting
 
-            asked = {"input": str(source), "device": device, "decoder": decoder}
+            asked = {"input": str(source), "device": device, "decoder": decoder, "labels": layout}
+            asked["min_area"] = str(min_area) if min_area else None
+            asked["pixel_size"] = f"{pixel_size.x:g},{pixel_size.y:g}" if pixel_size else None
             choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge, "vote": vote}
+            choices["drop_edge_cells"] = drop_edge_cells
             about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)
     seconds = time.monotonic() - started
+    if len(images) <= NAMED_AT_MOST:
+        for outcome in done:
+            click.echo(cells_line(outcome))
     click.echo(f"{summary_line(done, len(images))}, {seconds:.1f} s on {model.device}")
-    failed = sum(outcome.error is not None for outcome in done)
+    failed = sum(bool(outcome.error or outcome.unwritten) for outcome in done)
     if failed:
         click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
     if failed or not complete:
@@ -253,6 +288,15 @@ def messages(outcome: "Outcome") -> Iterator[str]:
     yield from (one_line(f"note: {outcome.image}: {note}") for note in outcome.notes)
     if outcome.error:
         yield one_line(f"error: {outcome.error}")
+    yield from (one_line(f"error: {line}") for line in outcome.unwritten)
+
+
+def cells_line(outcome: "Outcome") -> str:
+    """How many cells an image has."""
+    from reunet.images import one_line
+
+    cells = "failed" if outcome.error else f"{outcome.cells} cells"
+    return one_line(f"{outcome.image.name}: {cells}")
 
 
 def summary_line(done: Sequence["Outcome"], total: int) -> str:
@@ -269,7 +313,8 @@ def summary_line(done: Sequence["Outcome"], total: int) -> str:
     "--seg", "predictions", required=True, type=FOLDER, help="Folder of predicted labels."
 )
 @click.option("--csv", "table", type=FOLDER, help="Also write the official program's table there.")
-def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
+@evaluate_options
+def evaluate(truths: Path, predictions: Path, table: Path | None, **further: Any) -> None:
     """Score predicted labels with the challenge's official metric (F1 at IoU 0.5).
 
     Where a meta.csv beside the true labels has columns name and modality, figures by modality
@@ -294,6 +339,7 @@ def evaluate(truths: Path, predictions: Path, table: Path | None) -> None:
         )
     if summary:
         click.echo(f"\n{summary}")
+        evaluate_further(truths, predictions, modalities, **further)
     if evaluation.missing:
         missing = one_line(some(evaluation.missing))
         click.echo(f"note: not predicted, not scored: {missing}", err=True)

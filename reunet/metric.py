@@ -184,12 +184,13 @@ def compact(labels: np.ndarray) -> np.ndarray:
     return np.searchsorted(ids, labels)
 
 
-def inner_areas(labels: np.ndarray) -> np.ndarray:
+def inner_areas(labels: np.ndarray, frame: int = FRAME) -> np.ndarray:
     """Pixels of every id, (highest id + 1,); 0 for background and for cells in the frame."""
     areas = np.bincount(labels.ravel())
-    rows, columns = (labels[:FRAME], labels[-FRAME:]), (labels[:, :FRAME], labels[:, -FRAME:])
-    for strip in (*rows, *columns):
-        areas[strip] = 0
+    if frame:
+        rows, columns = (labels[:frame], labels[-frame:]), (labels[:, :frame], labels[:, -frame:])
+        for strip in (*rows, *columns):
+            areas[strip] = 0
     areas[0] = 0
     return areas
 

@@ -139,10 +139,17 @@ def find_instances(
 
     class_maps: from `predict_classes`. Returns (H, W) int32: 0 background, cells 1..N.
     """
-    from reunet.instances import decode  # neither is needed before the first tile
-    from reunet.voting import vote
+    return find_and_tell(class_maps, decoder, encoding)[0]
 
-    return vote([decode(classes, decoder, encoding) for classes in class_maps])
+
+def find_and_tell(
+    class_maps: np.ndarray | Sequence[np.ndarray], decoder: str, encoding: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`find_instances`, and how far the maps agree on each cell (`voting.vote_and_tell`)."""
+    from reunet.instances import decode  # neither is needed before the first tile
+    from reunet.voting import vote_and_tell
+
+    return vote_and_tell([decode(classes, decoder, encoding) for classes in class_maps])
 
 
 def choose_device(name: str) -> str:

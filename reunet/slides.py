@@ -87,15 +87,16 @@ def segment_slide(
     *,
     tta: bool = True,
     decoder: str | None = None,
-    origin: str = "",
+    write: Callable[[Path, np.ndarray], np.ndarray] | None = None,
 ) -> tuple[int, tuple[str, ...]]:
     """Find the cells of an image of any size and write their label image, wholly or not at all.
 
     tta, decoder: as for `pipeline.segment`, whose labels these are if there folds do not vote and
-    small cells get no second look. origin: as for `labels.write_label`. Returns the number of
-    cells and the notes on the image. The folder of the label needs room for 5 bytes a pixel beside
-    it if the image has more than IN_MEMORY / 4 pixels. Raises ImageError for an image that cannot
-    be read or a label that cannot be written, before the network starts where that shows.
+    small cells get no second look. write: writes a label and returns the ids it holds, 0 among
+    them (None: `labels.write_label`, all of them). Returns the number of cells and the notes on the
+    image. The folder of the label needs room for 5 bytes a pixel beside it if the image has more
+    than IN_MEMORY / 4 pixels. Raises ImageError for an image that cannot be read or a label that
+    cannot be written, before the network starts where that shows.
     """
     slide = open_slide(image)
     with (
@@ -109,7 +110,9 @@ def segment_slide(
 
         encoding = model.bundle.encoding
         decode(classes, decoder or model.bundle.decoder, encoding, out=instances)
-        write_label(label, instances, origin)
+        if write:
+            return len(write(label, instances)) - 1, about.notes
+        write_label(label, instances)
         return int(instances.max()), about.notes
 
 

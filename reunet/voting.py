@@ -27,18 +27,30 @@ def vote(ballots: Sequence[np.ndarray]) -> np.ndarray:
     Returns (H, W) int32, cells numbered in the order of their first pixels; a single ballot as it
     is.
     """
+    return vote_and_tell(ballots)[0]
+
+
+def vote_and_tell(ballots: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """`vote`, and the agreement on each cell: by its number, (N + 1,) float64, 0 to 1.
+
+    None where a single ballot leaves nothing to agree on.
+    """
     if len(ballots) == 1:
-        return ballots[0]
+        return ballots[0], None
     pixels = [_pixels_by_cell(ballot) for ballot in ballots]
     elected = np.zeros(ballots[0].size, np.int32)
-    count = 0
-    for voter, cell in _ranking(agreements(ballots)):
+    agreement = agreements(ballots)
+    told = [0.0]  # by cell, the background first
+    for voter, cell in _ranking(agreement):
         own = pixels[voter][cell]
         free = own[elected[own] == 0]
         if free.size >= MIN_OBJECT and free.size >= FREE * own.size:
-            count += 1
-            elected[free] = count
-    return _numbered(elected.reshape(ballots[0].shape), count)
+            elected[free] = len(told)
+            told.append(float(agreement[voter][cell]))
+    number = _numbers(elected.reshape(ballots[0].shape), len(told) - 1)
+    in_new_order = np.zeros(len(told))
+    in_new_order[number] = told
+    return number[elected].reshape(ballots[0].shape), in_new_order
 
 
 def agreements(ballots: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -84,9 +96,8 @@ def _ranking(agreement: Sequence[np.ndarray]) -> list[tuple[int, int]]:
     return list(zip(voters[best].tolist(), cells[best].tolist(), strict=True))
 
 
-def _numbered(labels: np.ndarray, count: int) -> np.ndarray:
-    """Cells 1..count numbered in the order of their first pixels."""
+def _numbers(labels: np.ndarray, count: int) -> np.ndarray:
+    """New numbers of cells 0..count, in the order of their first pixels. (count + 1,) int32."""
     sizes, first = np.zeros(count + 1, np.int64), np.full(count + 1, UNSEEN)
     measure(labels, 0, sizes, first)
-    numbered: np.ndarray = in_order(first)[labels]
-    return numbered
+    return in_order(first)

@@ -58,7 +58,7 @@ def test_a_folder_with_bad_files(images: Path, bundle: Path, tmp_path: Path) -> 
     ]
     labels = tifffile.imread(tmp_path / "out" / "good_label.tiff")
     assert labels.shape == (50, 70)
-    assert labels.dtype == np.int16
+    assert labels.dtype == np.uint16
 
 
 def test_one_file_quietly(images: Path, bundle: Path, tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_folds_vote_unless_they_are_averaged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ballots, find = [], pipeline.find_instances
+    ballots, find = [], pipeline.find_and_tell
 
-    def spy(class_maps: np.ndarray, *about: str) -> np.ndarray:
+    def spy(class_maps: np.ndarray, *about: str) -> tuple[np.ndarray, np.ndarray | None]:
         ballots.append(len(class_maps))
         return find(class_maps, *about)
 
-    monkeypatch.setattr("reunet.batch.find_instances", spy)
+    monkeypatch.setattr("reunet.batch.find_and_tell", spy)
     source, output = images / "grey.tif", tmp_path / "out"
     arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0

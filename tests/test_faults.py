@@ -26,6 +26,7 @@ from reunet.batch import segment_files
 from reunet.images import read_label
 from reunet.labels import remove_leftovers, replacing
 from reunet.pipeline import Model, load_model, segment
+from reunet.run import finish
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REUNET = Path(sys.executable).with_name("reunet")
@@ -169,7 +170,8 @@ def between_images(
     monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], object], call: int = 2
 ) -> None:
     """Let something happen before a step of `batch` is taken for the `call`-th time."""
-    real = getattr(batch, name)
+    module = finish if name == "write_label" else batch
+    real = getattr(module, name)
     calls = 0
 
     def step(*arguments: Any, **options: Any) -> Any:
@@ -179,7 +181,7 @@ def between_images(
             happens()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(batch, name, step)
+    monkeypatch.setattr(module, name, step)
 
 
 def test_an_output_folder_that_vanishes(

@@ -22,6 +22,7 @@ from reunet import slides, tiffbands
 from reunet.images import ImageError, read_image, read_label
 from reunet.normalise import find_stretches, normalise_channels, scaling_of
 from reunet.pipeline import Model, load_model, segment
+from reunet.run.finish import Finish
 from reunet.slides import open_slide, segment_slide, slide_shape, survey, windows
 from reunet.tiles import content_box
 from reunet.weights import open_bundle
@@ -380,8 +381,9 @@ def test_maps_on_disk(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPa
 
 def test_origin_goes_into_the_label(tmp_path: Path, model: Model) -> None:
     path = tmp_path / "a.tif"
+    writing = partial(Finish().write, origin="from nowhere", size=None)
     tifffile.imwrite(path, SMOOTH, photometric="rgb")
-    segment_slide(path, tmp_path / "b.tiff", model, tta=False, origin="from nowhere")
+    segment_slide(path, tmp_path / "b.tiff", model, tta=False, write=writing)
     with tifffile.TiffFile(tmp_path / "b.tiff") as tif:
         assert "from nowhere" in tif.pages.first.description
 

@@ -28,6 +28,7 @@ MICROMETRES = {  # of one unit, as OME, ImageJ and people spell them
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
     **dict.fromkeys(("inch", "in", "inches"), 25_400.0),
 }
+TAGS = "resolution tags"
 TAG_UNITS = {2: "inch", 3: "cm"}  # ResolutionUnit, TIFF 6.0 p. 38
 CM = 3
 
@@ -56,11 +57,14 @@ class PixelSize:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is assumed where the two axes differ."""
-        if abs(self.x - self.y) <= SQUARE * max(self.x, self.y):
-            return ()
-        axes = f"pixels are not square ({self.x:g} × {self.y:g} µm)"
-        return (f"{axes}: lengths in µm are taken with {self.length:.4g} µm a pixel",)
+        """What is assumed of a source that may err, and where the two axes differ."""
+        notes = []
+        if self.source == TAGS:
+            notes.append(f"a pixel is taken for {self.x:.4g} µm wide, as its {TAGS} say")
+        if abs(self.x - self.y) > SQUARE * max(self.x, self.y):
+            axes = f"pixels are not square ({self.x:.4g} × {self.y:.4g} µm)"
+            notes.append(f"{axes}: lengths in µm are taken with {self.length:.4g} µm a pixel")
+        return tuple(notes)
 
 
 def parse_pixel_size(text: str) -> PixelSize:
@@ -153,7 +157,7 @@ def _aperio(tiff: "TiffFile") -> PixelSize | None:
 def _tags(tiff: "TiffFile") -> PixelSize | None:
     unit = _in_micrometres(TAG_UNITS[int(tiff.pages.first.tags["ResolutionUnit"].value)])
     x, y = _pixels_a_unit(tiff)
-    return _size(unit / x, unit / y, "resolution tags", PRINTED)
+    return _size(unit / x, unit / y, TAGS, PRINTED)
 
 
 def _pixels_a_unit(tiff: "TiffFile") -> tuple[float, float]:

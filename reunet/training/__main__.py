@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reunet.cli import CannotStart
+from reunet.cli_outputs import CannotStart
 from reunet.training.jobs import FINAL, Job, results_folder
 from reunet.training.jobs import train as train_fold
 from reunet.training.presets import (

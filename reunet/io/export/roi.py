@@ -20,9 +20,6 @@ class Rois:
     """Writer of `NAME_rois.zip`, a file an image."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ImportError where `roifile` is not installed."""
-        import roifile  # noqa: F401 - before any image is segmented, not after
-
         self._folder = folder
 
     def add(self, found: Segmented) -> None:

@@ -30,8 +30,8 @@ class Segmented:
 
     @property
     def stem(self) -> str:
-        """What names of files beside the label begin with."""
-        return self.label.name.removesuffix(".tiff").removesuffix(".tif").removesuffix("_label")
+        """What names of files beside the label begin with: the image's up to the first dot."""
+        return self.image.name.split(".")[0]
 
     @cached_property
     def cells(self) -> Cells:

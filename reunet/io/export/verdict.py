@@ -1,6 +1,6 @@
 """Overlays of an evaluation: hits, misses and false cells in three colours over the image.
 
-The colours are of Okabe and Ito's palette, which the colour-blind tell apart.
+The colours are three of IBM's palette for the colour-blind; stains and dyes seldom have them.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import numpy as np
 from reunet.io.export.overlay import LONGEST, View, paint, stretch_limits, view, write_picture
 from reunet.io.export.segmented import Segmented
 
-HIT, MISS, FALSE = (0, 158, 115), (230, 159, 0), (204, 121, 167)  # green, orange, purple
+HIT, MISS, FALSE = (100, 143, 255), (255, 176, 0), (220, 38, 127)  # blue, amber, magenta
 
 
 def write_verdict(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from reunet.images import ImageError
+from reunet.images import ImageError, image_error, reason
 from reunet.io.export.coco import Coco
 from reunet.io.export.geojson import GeoJson
 from reunet.io.export.html import Html
@@ -70,3 +70,11 @@ def _failures(writers: Iterable[Writer], found: Segmented) -> Iterator[str]:
             writer.add(found)
         except ImageError as error:
             yield str(error)
+        except Exception as error:  # a mistake of ours, or no memory: the other writers go on
+            yield str(unexpected(found.label, error))
+
+
+def unexpected(label: Path, error: Exception) -> ImageError:
+    """What is said of an error that nobody foresaw."""
+    cause = "out of memory" if isinstance(error, MemoryError) else reason(error)
+    return image_error(label, f"is written, but an output of it failed: {cause}", "report it")

@@ -1,0 +1,320 @@
+"""What the commands of `reunet` share about outputs, and the commands that make nothing else."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from reunet.filters import MinArea
+    from reunet.io.pixel_size import PixelSize
+    from reunet.iou_range import RangeScore
+    from reunet.run.outputs import Makers
+
+LAYOUTS = ("viewer", "challenge")  # of labels
+FORMATS = ("geojson", "roi", "coco")  # of `--export`: for other programs
+FOLDER = click.Path(path_type=Path)
+RANGE = "0.5:0.95:0.05"  # of IoU, that a page shows
+
+
+class CannotStart(click.ClickException):
+    """Nothing was done: one line says why, and the exit code is 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        from reunet.images import one_line
+
+        super().__init__(one_line(message))  # it names files, and these may have any name
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """A click callback that tells what is wrong with a value in the words of `parse`."""
+
+    def callback(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+def _pixel_size(text: str) -> "PixelSize":
+    from reunet.io.pixel_size import parse_pixel_size
+
+    return parse_pixel_size(text)
+
+
+def _formats(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+    return names
+
+
+def _iou(text: str) -> tuple[float, ...]:
+    from reunet.iou_range import parse_range
+
+    return parse_range(text)
+
+
+def _min_area(text: str) -> "MinArea":
+    from reunet.filters import parse_min_area
+
+    return parse_min_area(text)
+
+
+def label_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that decide which cells labels hold, and how they are stored."""
+    options = (
+        click.option(
+            "--labels",
+            "layout",
+            type=click.Choice(LAYOUTS),
+            default="viewer",
+            show_default=True,
+            help="For viewers: uint16, pixel size, pyramids; for the challenge: int16.",
+        ),
+        click.option(
+            "--min-area",
+            metavar="PX|AREAum2",
+            callback=parsed(_min_area),
+            help="Drop cells that are smaller, such as 30 (pixels) or 20um2.",
+        ),
+        click.option("--drop-edge-cells", is_flag=True, help="Drop cells that touch the edge."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that ask for outputs beside labels."""
+    options = (
+        click.option("--overlays", is_flag=True, help="Write a picture of the cells' contours."),
+        click.option("--table", is_flag=True, help="Measure cells: cells.csv and images.csv."),
+        click.option("--html", is_flag=True, help="Write report.html, a page about all images."),
+        click.option(
+            "--export",
+            "formats",
+            metavar="geojson,roi,coco",
+            callback=parsed(_formats),
+            help="Write polygons for QuPath, ImageJ, and as COCO.",
+        ),
+        click.option(
+            "--pixel-size",
+            metavar="µM[,µM]",
+            callback=parsed(_pixel_size),
+            help="Size of a pixel, or width and height.  [default: what the file says]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def makers_of(overlays: bool, table: bool, html: bool, formats: Sequence[str] | None) -> "Makers":
+    """The writers that are asked for, by name, in the order in which they write.
+
+    Raises CannotStart where one lacks a package.
+    """
+    if not (overlays or table or html or formats):
+        return {}
+    from reunet.io.export.writers import WRITERS
+
+    wanted = {"overlays": overlays, "table": table, "html": html} | dict.fromkeys(
+        formats or (), True
+    )
+    if wanted.get("roi"):
+        from importlib.util import find_spec
+
+        if not find_spec("roifile"):
+            raise CannotStart("--export roi needs roifile: pip install 'reunet[roi]'")
+    return {name: make for name, make in WRITERS.items() if wanted.get(name)}
+
+
+@click.command()
+@click.argument("labels", metavar="LABELS", type=FOLDER)
+@click.argument("images", metavar="IMAGES", type=FOLDER)
+@click.option("-o", "--output", metavar="FOLDER", type=FOLDER, help="[default: that of the labels]")
+@output_options
+def export(
+    labels: Path,
+    images: Path,
+    output: Path | None,
+    overlays: bool,
+    table: bool,
+    html: bool,
+    formats: Sequence[str] | None,
+    pixel_size: "PixelSize | None",
+) -> None:
+    """Make overlays, tables, polygons and a page for LABELS that exist already.
+
+    LABELS and IMAGES are folders, or one file each. A label belongs to the image of the same name:
+    a_label.tiff, a_masks.png, a_cp_masks.tif and a.tif to a.png.
+    """
+    makers = makers_of(overlays, table, html, formats)
+    if not makers:
+        raise CannotStart("nothing to write: ask for --overlays, --table, --html or --export")
+    _make(labels, images, output, makers, pixel_size, needed=True)
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER", type=FOLDER)
+@click.option("--images", type=FOLDER, help="Their images.  [default: what report.json names]")
+@click.option("--gt", "truths", type=FOLDER, help="Folder of true labels: shows how well it went.")
+@click.option(
+    "--pixel-size", metavar="µM[,µM]", callback=parsed(_pixel_size), help="Size of a pixel."
+)
+def report(
+    folder: Path, images: Path | None, truths: Path | None, pixel_size: "PixelSize | None"
+) -> None:
+    """Write FOLDER/report.html, a page about the labels in FOLDER.
+
+    It opens without a network: overlays, numbers and sizes of cells, and with --gt the accuracy
+    over a range of IoU, the worst images first.
+    """
+    from reunet.io.export.html import Accuracy, Html
+
+    scores = score_pairs(truths, folder, _iou(RANGE)) if truths else {}
+    ratios = {
+        name: {kind: getattr(score, kind).tolist() for kind in ("f1", "precision", "recall")}
+        for name, score in scores.items()
+    }
+    accuracy = Accuracy(_iou(RANGE), ratios) if scores else None
+    images = images or _images_of_report(folder)
+    makers = {"html": lambda place: Html(place, accuracy)}
+    _make(folder, images, folder, makers, pixel_size, needed=False)
+
+
+def _images_of_report(folder: Path) -> Path | None:
+    """The images that a run's `report.json` was made from, if they are still there."""
+    import json
+
+    try:
+        images = Path(json.loads((folder / "report.json").read_bytes())["settings"]["input"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return images if images.exists() else None
+
+
+def _make(
+    labels: Path,
+    images: Path | None,
+    output: Path | None,
+    makers: "Makers",
+    pixel_size: "PixelSize | None",
+    *,
+    needed: bool,
+) -> None:
+    """Write outputs for all labels. needed: a label without an image is an error."""
+    from reunet.images import ImageError, one_line
+    from reunet.labels import remove_leftovers
+    from reunet.run.outputs import export_files, find_pairs
+
+    for path in (labels, *([images] if images else [])):
+        if not path.exists():
+            raise CannotStart(f"{path}: no such file or folder")
+    output = output or (labels.parent if labels.is_file() else labels)
+    try:
+        pairs = find_pairs(labels, images)
+        output.mkdir(parents=True, exist_ok=True)
+    except (ImageError, OSError) as error:
+        raise CannotStart(str(error)) from error
+    remove_leftovers(output)
+    done = failed = 0
+    try:
+        for lines in export_files(pairs, output, makers, pixel_size, needed=needed):
+            done += not lines
+            failed += bool(lines)
+            for line in lines:
+                click.echo(one_line(f"error: {line}"), err=True)
+    except ImageError as error:
+        click.echo(f"error: {error}", err=True)
+        failed += 1
+    click.echo(f"{done} of {len(pairs)} labels, {', '.join(makers)} in {one_line(str(output))}")
+    if failed:
+        sys.exit(1)
+
+
+def score_pairs(
+    truths: Path, predictions: Path, thresholds: Sequence[float]
+) -> "dict[str, RangeScore]":
+    """Scores over a range of IoU, by name, of the images that can be scored.
+
+    Raises CannotStart where a folder does not exist or nothing is predicted.
+    """
+    from reunet.iou_range import score_range
+    from reunet.metric import pair_files, read_pair
+
+    scores = {}
+    try:
+        pairs = pair_files(truths, predictions)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    for name, files in pairs.items():
+        try:
+            scores[name] = score_range(*read_pair(*files), thresholds)
+        except ValueError:  # `evaluate` tells why an image has no score
+            continue
+    return scores
+
+
+def evaluate_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of `evaluate` that `evaluate_further` takes."""
+    options = (
+        click.option(
+            "--iou",
+            "thresholds",
+            metavar="FROM:TO:STEP",
+            callback=parsed(_iou),
+            help=f"Also score at these IoU, such as {RANGE}: precision, recall, F1, AP and PQ.",
+        ),
+        click.option("--iou-csv", "iou_table", type=FOLDER, help="Write these scores there."),
+        click.option(
+            "--overlays", type=FOLDER, help="Folder for pictures of hits, misses and false cells."
+        ),
+        click.option("--images", type=FOLDER, help="Images to draw these on.  [default: black]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def evaluate_further(
+    truths: Path,
+    predictions: Path,
+    modalities: Mapping[str, str],
+    *,
+    thresholds: Sequence[float] | None,
+    iou_table: Path | None,
+    overlays: Path | None,
+    images: Path | None,
+) -> None:
+    """What `evaluate` shows and writes beyond the official metric. Raises CannotStart."""
+    from reunet.images import ImageError
+    from reunet.iou_range import summary_table, write_range_csv
+
+    try:
+        if thresholds or iou_table:
+            scores = score_pairs(truths, predictions, thresholds or _iou(RANGE))
+            click.echo(f"\n{summary_table(scores, modalities)}")
+            if iou_table:
+                write_range_csv(scores, modalities, iou_table)
+        if overlays:
+            _verdicts(truths, predictions, overlays, images)
+    except (ImageError, OSError) as error:
+        raise CannotStart(str(error)) from error
+
+
+def _verdicts(truths: Path, predictions: Path, folder: Path, images: Path | None) -> None:
+    from reunet.images import one_line
+    from reunet.run.outputs import write_verdicts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in write_verdicts(truths, predictions, folder, images):
+        click.echo(one_line(f"error: {line}"), err=True)

@@ -1,0 +1,193 @@
+"""Outputs beside labels: overlays, tables, polygons, the page.
+
+They are made from files, the label's and the image's, once the label is written. So a run that
+writes labels, one that keeps them (`--resume`) and `reunet export`, which has them from elsewhere,
+go one way, and nothing that goes wrong here costs a label.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reunet.batch import Outcome
+from reunet.images import ImageError, Picture, image_error, list_images, read_label
+from reunet.io.export.measure import Rows
+from reunet.io.export.segmented import Segmented
+from reunet.io.export.writers import Writer, unexpected, writing
+from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.report import REPORT
+from reunet.slides import Slide, open_slide, windows
+
+# What programs add to an image's name for its cells; the first that fits is taken off.
+LABEL_SUFFIXES = ("_label", "_labels", "_cp_masks", "_masks", "_mask")
+THRESHOLD = 0.5  # of IoU, from which a cell counts as found
+Makers = Mapping[str, Callable[[Path], Writer]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A label file and the image that it belongs to, if there is one."""
+
+    label: Path
+    image: Path | None
+
+
+def with_outputs(
+    outcomes: Iterable[Outcome], folder: Path, makers: Makers, pixel_size: PixelSize | None
+) -> Generator[Outcome]:
+    """Pass on the outcomes of a run, once the outputs of each are written to the folder.
+
+    makers: of `io.export.writers.WRITERS`. pixel_size: as given for all images (None: that of each
+    file). What cannot be written is told in `Outcome.unwritten`. Raises ImageError where a file on
+    several images cannot be begun or finished.
+    """
+    with writing(makers, folder) as add:
+        for outcome in outcomes:
+            if outcome.error:
+                yield outcome
+                continue
+            try:
+                found = segmented(Pair(outcome.label, outcome.image), pixel_size)
+                seconds = sum(outcome.seconds.values()) or None
+                found = replace(
+                    found,
+                    notes=tuple(dict.fromkeys((*outcome.notes, *found.notes))),
+                    seconds=None if outcome.kept else seconds,
+                    agreement=outcome.agreement,
+                )
+                outcome.unwritten = add(found)
+            except ImageError as error:
+                outcome.unwritten = (str(error),)
+            except Exception as error:  # whatever it is, the next image has its turn
+                outcome.unwritten = (str(unexpected(outcome.label, error)),)
+            yield outcome
+
+
+def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
+    """What writers are given about a label file and its image.
+
+    pixel_size: overrides that of the files. Raises ImageError where one cannot be read, or they
+    have not the same size.
+    """
+    labels = read_label(pair.label)
+    if pair.image is None:
+        size = pixel_size or read_pixel_size(pair.label)
+        return Segmented(pair.label, pair.label, labels, pixel_size=size)
+    slide = open_slide(pair.image)
+    if slide.shape != labels.shape:
+        sizes = f"is {_size(labels.shape)} px, the image {_size(slide.shape)} px (height × width)"
+        raise image_error(pair.label, sizes, f"give the labels of {pair.image.name}")
+    size = pixel_size or read_pixel_size(pair.image) or read_pixel_size(pair.label)
+    notes = size.notes if size else ()
+    return Segmented(pair.image, pair.label, labels, lambda: _rows(slide), size, notes)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _rows(slide: Slide) -> Rows:
+    return windows(picture.pixels for picture in _bands(slide))
+
+
+def _bands(slide: Slide) -> Iterable[Picture]:
+    return slide.bands()
+
+
+def find_pairs(labels: Path, images: Path | None) -> list[Pair]:
+    """The label files of a folder (or a single one), each with its image.
+
+    Where some names end as LABEL_SUFFIXES, the others are images and no labels. images: a folder or
+    a file (None: there are no images). Raises ImageError where a folder cannot be listed or holds
+    no labels.
+    """
+    files = [labels] if labels.is_file() else list_images(labels)
+    named = [file for file in files if _stem(file) != file.name.split(".")[0]]
+    found = named or files
+    if not found:
+        raise image_error(labels, "holds no labels", "name the folder that reunet predict wrote to")
+    by_name = _by_name(images, found) if images else {}
+    return [Pair(file, by_name.get(_stem(file))) for file in found]
+
+
+def _by_name(images: Path, labels: Sequence[Path]) -> dict[str, Path]:
+    files = [images] if images.is_file() else list_images(images)
+    taken = {file.absolute() for file in labels} if files != [images] else set()
+    return {file.name.split(".")[0]: file for file in files if file.absolute() not in taken}
+
+
+def _stem(label: Path) -> str:
+    name = label.name.split(".")[0]
+    for suffix in LABEL_SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def export_files(
+    pairs: Sequence[Pair],
+    folder: Path,
+    makers: Makers,
+    pixel_size: PixelSize | None = None,
+    *,
+    needed: bool = True,
+) -> Generator[tuple[str, ...]]:
+    """Write outputs for label files, and yield for each pair what went wrong, a line each.
+
+    needed: a label without an image is an error. Raises ImageError as `with_outputs`.
+    """
+    told = told_by_report(pairs[0].label.parent)
+    with writing(makers, folder) as add:
+        for pair in pairs:
+            try:
+                if needed and pair.image is None:
+                    way_out = "name the folder of the images, or rename one of the two"
+                    raise image_error(pair.label, "there is no image of its name", way_out)
+                found = segmented(pair, pixel_size)
+                seconds, notes = told.get(pair.label.name, (None, ()))
+                notes = tuple(dict.fromkeys((*notes, *found.notes)))
+                yield add(replace(found, seconds=seconds, notes=notes))
+            except ImageError as error:
+                yield (str(error),)
+
+
+def write_verdicts(
+    truths: Path, predictions: Path, folder: Path, images: Path | None
+) -> Iterator[str]:
+    """Write `NAME_evaluation.png` for all predictions that have a truth, and yield what fails.
+
+    images: folder of the images (None: contours are drawn on black).
+    """
+    from reunet.io.export.verdict import write_verdict
+    from reunet.iou import overlapping_pairs
+    from reunet.metric import compact, inner_areas, match, pair_files, read_pair
+
+    found = {pair.label: pair.image for pair in find_pairs(predictions, images)}
+    for name, (truth, prediction) in pair_files(truths, predictions).items():
+        try:
+            gt, seg = map(compact, read_pair(truth, prediction))
+            pair = segmented(Pair(prediction, found.get(prediction)))
+            areas = inner_areas(gt, frame=0), inner_areas(seg, frame=0)
+            true, predicted, iou = overlapping_pairs(gt, seg, areas)
+            hit = match(true, predicted, iou, THRESHOLD)
+            hits = true[hit], predicted[hit]
+            write_verdict(folder / f"{name}_evaluation.png", replace(pair, labels=seg), gt, hits)
+        except ValueError as error:  # an ImageError is one
+            yield str(error)
+
+
+def told_by_report(folder: Path) -> dict[str, tuple[float | None, tuple[str, ...]]]:
+    """Seconds and notes of each label file by name, where a run left its `report.json`."""
+    try:
+        entries = json.loads((folder / REPORT).read_bytes())["images"]
+        return {
+            entry["label"]: (
+                sum(entry["seconds"].values()) if entry["status"] == "done" else None,
+                (*entry["notes"],),
+            )
+            for entry in entries
+            if entry["label"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
