@@ -151,7 +151,7 @@ def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str
 
 def _write_instances(path: Path, instances: np.ndarray, label: Path) -> None:
     try:
-        write_label(path, instances)
+        write_label(path, instances, layout="challenge")
     except ImageError as error:  # no fault of this label: the disk
         raise OSError(str(error)) from error
     except ValueError as error:

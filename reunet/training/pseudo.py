@@ -105,7 +105,7 @@ def store_label(
         "f1": truth_f1(how, image, instances),
     }
     path = how.images / image.name
-    write_label(label_path(path, how.folder / "labels"), instances)
+    write_label(label_path(path, how.folder / "labels"), instances, layout="challenge")
     ignored = np.zeros(whole.shape, bool)
     ignored[box] = ~kept
     write_overlay(how.folder / "overlays" / f"{image.case}.png", path, instances, ignored)
