@@ -8,6 +8,8 @@ import click
 import pytest
 
 from reunet.cli import main
+from reunet.io.export.tables import CELL_COLUMNS, IMAGE_COLUMNS
+from reunet.iou_range import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -52,6 +54,18 @@ def test_usage_lists_every_option_of_predict() -> None:
     ]
     there = {name for p in options for name in (*p.opts, *p.secondary_opts) if name[:2] == "--"}
     assert told == there
+
+
+def test_outputs_lists_every_column() -> None:
+    page = (ROOT / "docs/outputs.md").read_text()
+    for title, columns in (
+        ("`cells.csv`", CELL_COLUMNS),
+        ("`images.csv`", IMAGE_COLUMNS),
+        ("Accuracy", COLUMNS),
+    ):
+        table = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        cells = [row.split("|")[1] for row in table.split("\n") if row.startswith("| `")]
+        assert re.findall(r"`([\w]+)`", " ".join(cells)) == list(columns)
 
 
 def test_one_version() -> None:
