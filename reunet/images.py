@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reunet.alpha import ALPHA_ONLY, only_alpha
+
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
@@ -23,6 +25,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 500_000_000  # H × W, unless $REUNET_MAX_PIXELS says more; the challenge has 88 million
 PIXEL_BYTES = 4  # of a stored pixel at the limit: RGB of 8 bits, or one channel of up to 32
 MAX_RLE_PIXELS = 50_000_000  # of a run-length BMP, which Pillow decodes byte by byte
+
+NO_DATA = 1e30  # floats beyond it mark pixels without a value
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -70,11 +74,30 @@ def as_picture(pixels: np.ndarray, notes: Sequence[str] = ()) -> Picture:
         )
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        pixels = np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
-        notes = [*notes, "values that are not finite were set to 0"]
+    if pixels.dtype.kind == "f":
+        pixels, beyond = _within_reason(pixels)
+        notes = [*notes, *beyond]
     pixels, channel_notes = _three_channels(pixels)
     return Picture(pixels, (*notes, *channel_notes))
+
+
+def _within_reason(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Floats with those set to 0 that no camera measures: not finite, or a mark for "no data".
+
+    Such marks (-3.4e38, 9.97e36 and the like) are the ends of what a float holds; beside them the
+    percentiles would see no contrast in all the rest.
+    """
+    finite = np.isfinite(pixels)
+    notes = [] if finite.all() else ["values that are not finite were set to 0"]
+    marks = np.zeros(pixels.shape, bool)
+    if np.finfo(pixels.dtype).max > NO_DATA:  # half precision has no such values
+        marks = finite & (np.abs(pixels) >= NO_DATA)
+    if marks.any():
+        values, counts = np.unique(pixels[marks], return_counts=True)
+        most = values[counts.argmax()]
+        notes.append(f"values beyond {NO_DATA:g}, such as {most:.4g}, were set to 0")
+    bad = ~finite | marks
+    return (np.where(bad, pixels.dtype.type(0), pixels) if bad.any() else pixels), notes
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -189,9 +212,9 @@ def _decode_by_content(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str
         except TiffError as error:
             raise image_error(path, error.cause, error.way_out) from error
     if head.startswith(PNG) and head[24:25] == b"\x10":
-        return _read_png16(path, head), []
+        return _read_png16(path, head)
     if head.startswith((PNG, JPEG, BMP)):
-        return _read_pillow(path, head, as_shown), []
+        return _read_pillow(path, head, as_shown)
     raise image_error(path, "not a PNG, JPEG, BMP or TIFF image", "convert it or leave it out")
 
 
@@ -223,7 +246,7 @@ def max_pixels(path: Path) -> int:
     return int(told) if told else MAX_PIXELS
 
 
-def _read_png16(path: Path, head: bytes) -> np.ndarray:
+def _read_png16(path: Path, head: bytes) -> tuple[np.ndarray, list[str]]:
     """Decode a PNG of 16 bits a channel; Pillow would cut its colours to 8."""
     from reunet.png import decode_png16
 
@@ -231,11 +254,12 @@ def _read_png16(path: Path, head: bytes) -> np.ndarray:
     check_size(path, height, width)
     pixels = decode_png16(path.read_bytes())
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # grey or RGB, alpha last
-        return pixels[..., :-1]
-    return pixels
+        colours, alpha = pixels[..., :-1], pixels[..., -1]
+        return colours, [ALPHA_ONLY] if only_alpha(colours, alpha) else []
+    return pixels, []
 
 
-def _read_pillow(path: Path, head: bytes, as_shown: bool) -> np.ndarray:
+def _read_pillow(path: Path, head: bytes, as_shown: bool) -> tuple[np.ndarray, list[str]]:
     with _open_pillow(path, head) as image:
         check_size(path, image.height, image.width)
         _check_effort(path, head, image)
@@ -246,10 +270,12 @@ def _read_pillow(path: Path, head: bytes, as_shown: bool) -> np.ndarray:
             check_rows(path.read_bytes())
         image.info.pop("transparency", None)  # is dropped anyway, and makes convert() warn
         if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
-            return np.asarray(image)
+            return np.asarray(image), []
         if image.mode == "P" and not as_shown:
-            return np.asarray(image)
-        return np.asarray(image.convert("L" if image.mode in ("LA", "La") else "RGB"))
+            return np.asarray(image), []
+        colours = np.asarray(image.convert("L" if image.mode in ("LA", "La") else "RGB"))
+        alone = "A" in image.getbands() and only_alpha(colours, np.asarray(image.getchannel("A")))
+        return colours, [ALPHA_ONLY] if alone else []
 
 
 def _may_lack_rows(image: "ImageFile") -> bool:

@@ -12,10 +12,12 @@ import numpy as np
 from reunet.percentiles import PercentileSearch
 from reunet.tiles import Window
 
-PERCENTILES = 1, 99  # of a channel's non-zero pixels, the challenge's script
+PERCENTILES = 0, 1, 99, 100  # of a channel's non-zero pixels; 1 and 99: the challenge's script
 CHANNELS = 3
 COUNTED_AT_ONCE = 2**18  # px; numpy widens what it counts to 8 bytes a pixel
 FLAT_RANGE = 1e-3  # a channel whose percentiles lie closer than this holds no contrast to stretch
+
+VISIBLE = 3  # levels of 255; tiles that span less are taken for empty (`predict.is_empty`)
 
 
 class Stretch(NamedTuple):
@@ -31,8 +33,9 @@ def normalise_channels(pixels: np.ndarray) -> np.ndarray:
     pixels: (H, W, 3), any real dtype, finite. Returns (H, W, 3) uint8.
 
     A channel is stretched from the 1st and 99th percentile of its non-zero pixels and clipped.
-    An empty channel stays empty. A constant channel keeps its value where 0..255 can hold it and
-    is clipped otherwise, so 16-bit input never wraps around.
+    An empty channel stays empty. One whose percentiles are equal keeps its values where 0..255 can
+    hold them and is clipped otherwise, so 16-bit input never wraps around; what would be lost by
+    that, such as a mask of 0 and 1, is stretched too (`_keep_contrast`).
     """
     if pixels.dtype.itemsize > 8:
         pixels = pixels.astype(np.float64)  # extended precision
@@ -46,16 +49,59 @@ def find_stretches(bands: Callable[[], Iterable[np.ndarray]]) -> list[Stretch]:
     called once for values of 8 and 16 bits, twice for 32 and four times for 64.
     """
     searches: list[PercentileSearch] = []
+    zeros = [False] * CHANNELS
     while not searches or searches[0].unknown:
         for band in bands():
             if not searches:
                 searches = [PercentileSearch(band.dtype, PERCENTILES) for _ in range(CHANNELS)]
             for c, search in enumerate(searches):
                 channel = band[..., c]
-                search.count(channel[channel != 0])
+                values = channel[channel != 0]
+                search.count(values)
+                zeros[c] |= values.size < channel.size
         for search in searches:
             search.refine()
-    return [Stretch(*(search.values() or (0, 0))) for search in searches]
+    channels = (Values(*(search.values() or (0, 0, 0, 0))) for search in searches)
+    return _keep_contrast([*channels], zeros)
+
+
+class Values(NamedTuple):
+    """Of the non-zero pixels of a channel: PERCENTILES."""
+
+    least: float
+    low: float
+    high: float
+    greatest: float
+
+
+def _keep_contrast(channels: Sequence[Values], zeros: Sequence[bool]) -> list[Stretch]:
+    """Stretches that lose nothing where clipping would. zeros: whether a channel has any.
+
+    Percentiles of a channel's non-zero pixels are equal where it is two-valued: a mask, or a few
+    pixels on an even ground. The challenge's script leaves such a channel as it is. That is kept
+    where something remains to be seen; a channel that would become even, and all channels of an
+    image that would keep less than VISIBLE levels, are stretched between their value and their
+    ground (0, or without zeros all that differs).
+    """
+    grounds = [
+        (0.0,) if zero else (of.least, of.greatest)
+        for of, zero in zip(channels, zeros, strict=True)
+    ]
+    kept = [_levels(of.high, *ground) for of, ground in zip(channels, grounds, strict=True)]
+    flat = [_is_flat(of.low, of.high) for of in channels]
+    faint = all(flat) and max(kept) < VISIBLE
+    return [
+        Stretch(min(of.low, *ground), max(of.high, *ground))
+        if even and (faint or not levels)
+        else Stretch(of.low, of.high)
+        for of, ground, levels, even in zip(channels, grounds, kept, flat, strict=True)
+    ]
+
+
+def _levels(*values: float) -> int:
+    """Levels of 0..255 that these values span if they are clipped."""
+    clipped = [int(min(max(value, 0), 255)) for value in values]
+    return max(clipped) - min(clipped)
 
 
 def stretch_channels(pixels: np.ndarray, stretches: Sequence[Stretch]) -> np.ndarray:
@@ -72,14 +118,18 @@ def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
         # Fewer possible values than pixels: look the answers up.
         every = np.arange(2 ** (8 * size)).astype(f"u{size}")
         return np.take(_stretch(every.view(values.dtype), low, high), values.view(every.dtype))
-    # The challenge's integers: 0.001. Floats may be small as a whole, such as shares of a sum.
-    if high - low <= FLAT_RANGE * min(1, max(abs(low), abs(high))):
+    if _is_flat(low, high):
         clipped: np.ndarray = np.clip(values, 0, 255)
         return clipped.astype(np.uint8)
     if high - low == np.inf:  # the range of all doubles is none
         return _stretch(values / 2, low / 2, high / 2)
     scaled: np.ndarray = (np.clip(values.astype(np.float64), low, high) - low) / (high - low) * 255
     return scaled.astype(np.uint8)  # truncates, as scikit-image's rescale_intensity does
+
+
+def _is_flat(low: float, high: float) -> bool:
+    # The challenge's integers: 0.001. Floats may be small as a whole, such as shares of a sum.
+    return high - low <= FLAT_RANGE * min(1, max(abs(low), abs(high)))
 
 
 def z_score(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What TIFF files need beyond a decoder: axes, stacks, palettes, truncation.
+"""What TIFF files need beyond a decoder: axes, stacks, truncation.
 
 Imported by `images` when it meets a TIFF: tifffile takes its time to load. Legend: H, W pixels.
 """
@@ -16,6 +16,9 @@ import numpy as np
 import tifffile
 from tifffile import TiffFrame, TiffPage, TiffPageSeries
 
+from reunet.alpha import ALPHA_ONLY, only_alpha
+from reunet.tiff_colour import COLOURS, Colour, colour_of, measured, shown
+from reunet.tiff_series import Choice, first_page, main_picture
 from reunet.tiffchecks import (
     UNUSED_FORMATS,
     TiffError,
@@ -25,11 +28,8 @@ from reunet.tiffchecks import (
     check_directories,
 )
 
+UNNAMED = "QI"  # tifffile's letters for an axis that the file does not name
 MAX_LAST_AXIS = 7  # an unnamed last axis up to this long holds channels: no image is so narrow
-WHITE_IS_ZERO, PALETTE, INKS = 0, 3, 5  # PhotometricInterpretation, TIFF 6.0 p. 37
-CMYK = 4  # inks that a printer has, where the file does not say otherwise
-ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha, TIFF 6.0 p. 31
-
 
 CheckSize = Callable[[int, int, int], None]  # (H, W, bytes of a pixel), from the header; may raise
 
@@ -43,16 +43,23 @@ def read_tiff(path: Path, as_shown: bool, check_size: CheckSize) -> tuple[np.nda
     and whatever tifffile raises for a damaged one.
     """
     with open_plane(path, as_shown, check_size) as plane:
-        return plane.finish(read_planes(plane.series, plane.index(slice(None)))), plane.notes
+        stored = read_planes(plane.series, plane.index(slice(None)))
+        return plane.finish(stored), plane.notes + plane.notes_on(stored)
 
 
 @dataclass(frozen=True)
 class Plane:
     """The plane of an open file that counts, and how its numbers become pixels."""
 
-    series: TiffPageSeries  # at full size
     axes: str  # of the series, one letter an axis
-    as_shown: bool  # translate palettes and white-is-zero
+    colour: Colour
+    choice: Choice
+    as_shown: bool  # translate colours
+
+    @property
+    def series(self) -> TiffPageSeries:
+        """The planes, at full size."""
+        return self.choice.series
 
     @property
     def kept(self) -> str:
@@ -67,30 +74,69 @@ class Plane:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed about the axes that a picture lacks."""
+        """What was assumed about pages, colours, and the axes that a picture lacks.
+
+        Of labels only what speaks of other planes: which of them was meant is not to be guessed.
+        """
         lengths = zip(self.axes, self.series.shape, strict=True)
         stacked = [(axis, n) for axis, n in lengths if axis not in self.kept and n > 1]
-        notes = [f"axis {axis} holds {n} planes, the first is used" for axis, n in stacked]
+        used = f"number {self.first + 1}" if self.first else "the first"
+        notes = [f"axis {axis} holds {n} planes, {used} is used" for axis, n in stacked]
+        notes = [*self.choice.left_out, *notes]
+        if not self.as_shown:
+            return notes
+        return [*self.choice.disbelieved, *notes, *self.colour.notes, *self._never_written()]
+
+    def _never_written(self) -> list[str]:
         page = self.series.keyframe.aspage()
-        if self.as_shown and not page.is_contiguous and (missing := page.databytecounts.count(0)):
-            total, value = len(page.databytecounts), page.nodata
-            notes.append(f"{missing} of its {total} parts were never written, they are {value}")
-        return notes
+        if page.is_contiguous or not (missing := page.databytecounts.count(0)):
+            return []
+        total, value = len(page.databytecounts), page.nodata
+        return [f"{missing} of its {total} parts were never written, they are {value}"]
+
+    @property
+    def first(self) -> int:
+        """The plane of a stack that counts."""
+        single = len(self.axes) - len(self.kept) == 1 and self.axes[0] in UNNAMED
+        return first_page(self.series) if single else 0
 
     def index(self, rows: slice) -> list[slice | int]:
         """Where these rows lie in the series."""
         kept = {"Y": rows} | {axis: slice(None) for axis in self.kept[1:]}
-        return [kept.get(axis, 0) for axis in self.axes]
+        return [kept.get(axis, self.first if n == 0 else 0) for n, axis in enumerate(self.axes)]
 
     def finish(self, stored: np.ndarray) -> np.ndarray:
         """What `index` took out of the series as (rows, W) or (rows, W, channels) without alpha."""
-        # The axes come out in the file's order, channels perhaps first.
-        order = sorted(self.kept, key=self.axes.index)
-        pixels = stored.transpose([order.index(axis) for axis in self.kept])
+        pixels = self.arrange(stored)
         page = self.series.keyframe.aspage()
-        if self.kept[-1] == "S" and page.extrasamples and page.extrasamples[-1] in ALPHA:
-            pixels = pixels[..., :-1]
-        return _as_shown(pixels, page) if self.as_shown else pixels
+        if self.has_samples:
+            used = self.colour.samples
+            pixels = pixels if len(used) == pixels.shape[2] else pixels[..., used]
+        elif pixels.ndim == 3 and self.colour.model in COLOURS:
+            return pixels  # channels of their own: each is a grey picture
+        return shown(measured(pixels, page), page, self.colour.model)
+
+    def notes_on(self, stored: np.ndarray) -> list[str]:
+        """A note where all that is to be seen is the alpha channel."""
+        alpha = self.colour.alpha if self.as_shown and self.has_samples else []
+        if not alpha:
+            return []
+        pixels = self.arrange(stored)
+        return (
+            [ALPHA_ONLY] if only_alpha(pixels[..., self.colour.samples], pixels[..., alpha]) else []
+        )
+
+    def arrange(self, stored: np.ndarray) -> np.ndarray:
+        """The same with all samples as they are stored; the file's order may put them first."""
+        order = sorted(self.kept, key=self.axes.index)
+        return stored.transpose([order.index(axis) for axis in self.kept])
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether the last axis of the picture holds the samples of a pixel."""
+        samples = self.series.keyframe.aspage().samplesperpixel
+        last = self.kept[2:]
+        return bool(last) and samples == self.series.shape[self.axes.index(last)] > 1
 
 
 @contextlib.contextmanager
@@ -100,16 +146,17 @@ def open_plane(path: Path, as_shown: bool, check_size: CheckSize) -> Iterator[Pl
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module="tifffile")
     with path.open("rb") as file:
-        check_directories(file)
+        whole = check_directories(file)
     unused: dict[str, Any] = {f"is_{name}": False for name in UNUSED_FORMATS}
     with tifffile.TiffFile(path, _multifile=False, **unused) as tif:
-        check_description(tif)
-        if not tif.series:
+        described = check_description(tif)
+        if not tif.pages:
             raise TiffError("holds no image", "check or re-export the file")
-        series = tif.series[0].levels[0]
-        _check_channels(tif, series)
-        plane = Plane(series, _named_axes(series.axes, series.shape), as_shown)
+        choice = main_picture(tif, whole, described)
+        series = choice.series
         page = series.keyframe.aspage()
+        axes = _named_axes(series.axes, series.shape)
+        plane = Plane(axes, colour_of(page, as_shown), choice, as_shown)
         channels = series.shape[plane.axes.index("C")] if plane.kept[-1] == "C" else 1
         height, width = plane.shape
         check_size(height, width, -(-bytes_to_decode(page) * channels // max(1, height * width)))
@@ -117,19 +164,12 @@ def open_plane(path: Path, as_shown: bool, check_size: CheckSize) -> Iterator[Pl
         yield plane
 
 
-def _check_channels(tif: tifffile.TiffFile, series: TiffPageSeries) -> None:
-    """Where ImageJ's channels are cut off, tifffile would make do with the first."""
-    told = (tif.imagej_metadata or {}).get("channels", 1) if tif.is_imagej else 1
-    if told > 1 and series.kind in ("generic", "uniform") and len(series.pages) < told:
-        raise TiffError(f"some of its {told} channels are missing", "copy or export it again")
-
-
 def _named_axes(axes: str, shape: Sequence[int]) -> str:
-    """Tell channels last from a stack where the file names no axes (tifffile's Q and I).
+    """Tell channels last from a stack where the file names no axes.
 
     The official programs take the last axis for channels; here it also has to be short.
     """
-    unnamed = len(axes) == 3 and axes[0] in "QI"
+    unnamed = len(axes) == 3 and axes[0] in UNNAMED
     return "YXC" if unnamed and shape[2] < min(MAX_LAST_AXIS + 1, *shape[:2]) else axes
 
 
@@ -162,9 +202,10 @@ def page_numbers(series: TiffPageSeries, wanted: Sequence[slice | int]) -> np.nd
     """
     page_shape = series.keyframe.shape
     lead = len(series.shape) - len(page_shape)
-    if series.shape[lead:] != page_shape or math.prod(series.shape[:lead]) != len(series.pages):
+    planes = math.prod(series.shape[:lead])
+    if series.shape[lead:] != page_shape or planes > len(series.pages):
         return None
-    numbers = np.arange(len(series.pages)).reshape(series.shape[:lead])
+    numbers = np.arange(planes).reshape(series.shape[:lead])  # ImageJ may leave pages out
     return np.asarray(numbers[tuple(wanted[:lead])])
 
 
@@ -192,38 +233,3 @@ def whole_page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
     if max(ends, default=0) > page.parent.filehandle.size:
         raise TiffError("the file is truncated", "copy or export it again")
     return page
-
-
-def _as_shown(pixels: np.ndarray, page: TiffPage) -> np.ndarray:
-    if page.photometric == PALETTE and page.colormap is not None and pixels.ndim == 2:
-        return _apply_palette(pixels, page.colormap)
-    if page.photometric == WHITE_IS_ZERO and pixels.dtype.kind in "bui":
-        return _invert(pixels, page.bitspersample)
-    if page.photometric == INKS and pixels.shape[2:] == (CMYK,) and pixels.dtype.kind == "u":
-        return _mix(pixels)
-    return pixels
-
-
-def _mix(inks: np.ndarray) -> np.ndarray:
-    """What ink and black leave of the paper's white. (H, W, 4) to (H, W, 3), unsigned integers."""
-    full = np.iinfo(inks.dtype).max
-    left = (full - inks).astype(np.float64)
-    mixed: np.ndarray = np.floor(left[..., :3] * left[..., 3:] / full + 0.5).astype(inks.dtype)
-    return mixed
-
-
-def _apply_palette(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """colours: (3, entries) uint16, spread over 0..65535 or, by some writers, 0..255."""
-    if colours.dtype.kind != "u":
-        raise TiffError("its palette is not of whole numbers", "export it again")
-    if indices.dtype == np.uint8 and colours.max() > 255:
-        colours = colours >> 8
-    table = colours.T.astype(np.uint8 if colours.max() <= 255 else np.uint16)
-    return np.take(table, indices, axis=0)
-
-
-def _invert(pixels: np.ndarray, bits: int) -> np.ndarray:
-    inverted: np.ndarray = np.invert(pixels)
-    if pixels.dtype.kind == "u":  # 12 bits in a uint16: the 4 unused ones stay 0
-        inverted &= pixels.dtype.type(2**bits - 1)
-    return inverted

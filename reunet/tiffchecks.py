@@ -8,7 +8,7 @@ of the file and the size of its picture justify is refused here.
 import io
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
@@ -68,12 +68,13 @@ class _Format(NamedTuple):
         return struct.calcsize(self.offset)
 
 
-def check_directories(file: BinaryIO) -> None:
+def check_directories(file: BinaryIO) -> bool:
     """Walk through all directories of an open file.
 
-    Raises TiffError where they run in a circle, are too many, claim more bytes for their tags than
-    the file holds, or where the description of the axes is cut off. What else is wrong with them is
-    left to the decoder.
+    Returns whether their chain ends within the file; else pages are missing. Raises TiffError where
+    they run in a circle, are too many, claim more bytes for their tags than the file holds, or
+    where the description of the axes is cut off. What else is wrong with them is left to the
+    decoder.
     """
     size = file.seek(0, io.SEEK_END)
     form, offset = _read_header(file)
@@ -97,6 +98,7 @@ def check_directories(file: BinaryIO) -> None:
             claimed += part.nbytes + _claimed_bytes(part, form, size)
         if claimed > 2 * size + SHARED_BYTES:
             raise TiffError("its tags claim more bytes than it has", "export it again")
+    return offset == 0
 
 
 def _read_header(file: BinaryIO) -> tuple[_Format, int]:
@@ -187,30 +189,44 @@ def _lengths(entries: np.ndarray) -> np.ndarray:
     return lengths
 
 
-def check_description(tif: TiffFile) -> None:
-    """Judge what a description in XML has tifffile do. Raises TiffError."""
+def check_description(tif: TiffFile) -> bool:
+    """Judge what a description in XML has tifffile do.
+
+    Returns whether it can be read, if it is OME's. Raises TiffError.
+    """
     description = tif.pages.first.description if tif.pages else ""
     if "<!DOCTYPE" in description:  # could define a word that stands for a gigabyte
         raise TiffError("its description defines a language of its own", "save it as plain TIFF")
     if not description or not tif.is_ome:
-        return
+        return True
     pages = len(tif.pages)
     smallest = max(1, min(math.prod(page.shape) for page in tif.pages))
-    planes = 0
+    try:
+        planes = sum(_planes_told(description, pages, smallest))
+    except (ElementTree.ParseError, ArithmeticError, ValueError, KeyError):
+        return False
+    if planes > MAX_OME_PLANES:
+        raise TiffError("its description tells of too many planes", "save it as plain TIFF")
+    return True
+
+
+def _planes_told(description: str, pages: int, smallest: int) -> Iterator[int]:
+    """Planes that each element of an OME description has tifffile make a list of.
+
+    pages: in the file. smallest: values of the smallest page.
+    """
     for element in ElementTree.fromstring(description).iter():
         kind = element.tag.rsplit("}")[-1]
         numbers = element.attrib
         if kind == "Pixels":
             sizes = [int(numbers.get(f"Size{axis}", 1)) for axis in "XYZCT"]
-            planes += abs(math.prod(sizes)) // smallest
+            yield abs(math.prod(sizes)) // smallest
         elif kind == "TiffData":
             told = numbers.get("PlaneCount", numbers.get("NumPlanes", 1 if "IFD" in numbers else 0))
-            planes += abs(int(told)) or pages
+            yield abs(int(told)) or pages
         elif kind.startswith("ModuloAlong") and "Start" in numbers:
             span = float(numbers["End"]) - float(numbers["Start"])
-            planes += int(abs(span / float(numbers.get("Step", 1))))
-        if planes > MAX_OME_PLANES:
-            raise TiffError("its description tells of too many planes", "save it as plain TIFF")
+            yield int(abs(span / float(numbers.get("Step", 1))))
 
 
 def bytes_to_decode(page: TiffPage) -> int:
@@ -243,6 +259,8 @@ def check_compression(page: TiffPage) -> None:
         raise TiffError("has a predictor, but no compression", "export it again")
     if page.compression in COMPRESSIONS:
         return
+    if page.compression == COMPRESSION.OJPEG:
+        raise TiffError("is an old-style JPEG (compression 6)", "save it as PNG or new-style TIFF")
     if page.compression not in STATED_VALUES:
         name = getattr(page.compression, "name", str(page.compression))
         raise TiffError(f"is compressed by {name}", "save it with LZW or deflate")
@@ -291,7 +309,6 @@ def _lerc_values(data: bytes) -> int:
 
 
 STATED_VALUES: dict[int, Callable[[bytes], int]] = {
-    COMPRESSION.OJPEG: _jpeg_values,
     COMPRESSION.JPEG: _jpeg_values,
     COMPRESSION.ALT_JPEG: _jpeg_values,
     COMPRESSION.JPEG_LOSSY: _jpeg_values,
