@@ -26,7 +26,8 @@ MAX_PIXELS = 500_000_000  # H × W, unless $REUNET_MAX_PIXELS says more; the cha
 PIXEL_BYTES = 4  # of a stored pixel at the limit: RGB of 8 bits, or one channel of up to 32
 MAX_RLE_PIXELS = 50_000_000  # of a run-length BMP, which Pillow decodes byte by byte
 
-NO_DATA = 1e30  # floats beyond it mark pixels without a value
+NO_DATA = 1e30  # floats from here up to the end of float32 mark missing pixels
+NO_DATA_END = float(np.finfo(np.float32).max)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -84,18 +85,20 @@ def as_picture(pixels: np.ndarray, notes: Sequence[str] = ()) -> Picture:
 def _within_reason(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Floats with those set to 0 that no camera measures: not finite, or a mark for "no data".
 
-    Such marks (-3.4e38, 9.97e36 and the like) are the ends of what a float holds; beside them the
+    Such marks (-3.4e38, 9.97e36 and the like) lie at the ends of what floats hold; beside them the
     percentiles would see no contrast in all the rest.
     """
     finite = np.isfinite(pixels)
     notes = [] if finite.all() else ["values that are not finite were set to 0"]
     marks = np.zeros(pixels.shape, bool)
-    if np.finfo(pixels.dtype).max > NO_DATA:  # half precision has no such values
-        marks = finite & (np.abs(pixels) >= NO_DATA)
+    if pixels.dtype.itemsize > 2:  # half precision reaches to 65504
+        far = np.abs(pixels)
+        greatest = np.finfo(pixels.dtype).max
+        marks = finite & ((far >= NO_DATA) & (far <= NO_DATA_END) | (far == greatest))
     if marks.any():
         values, counts = np.unique(pixels[marks], return_counts=True)
-        most = values[counts.argmax()]
-        notes.append(f"values beyond {NO_DATA:g}, such as {most:.4g}, were set to 0")
+        most = f"{values[counts.argmax()]:.4g}"
+        notes.append(f"values beyond {NO_DATA:g}, such as {most}, mark no data and were set to 0")
     bad = ~finite | marks
     return (np.where(bad, pixels.dtype.type(0), pixels) if bad.any() else pixels), notes
 

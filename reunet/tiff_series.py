@@ -76,11 +76,16 @@ def _series(
             pass  # what tifffile raises where pages are not what a description says
         tif.pages._clear()
         tif.__dict__.pop("series", None)
-    for description in ("is_ome", "is_imagej", "is_shaped", "is_uniform"):
-        setattr(tif, description, False)
+    for kind in ("ome", "imagej", "shaped", "uniform"):
+        _disbelieve(tif, kind)
     name = "OME" if ome else "ImageJ"
     unused = f"its {name} description tells of other files or pages and was not used"
     return tif.series, [unused] if ome or imagej else []
+
+
+def _disbelieve(tif: TiffFile, kind: str) -> None:
+    """Have tifffile take a file for none of this kind."""
+    setattr(tif, f"is_{kind}", False)
 
 
 def _is_complete(series: Sequence[TiffPageSeries], whole: bool) -> bool:
@@ -111,7 +116,7 @@ def _disbelieve_shape(tif: TiffFile, whole: bool) -> Iterator[str]:
         return
     if not whole or about.get("truncated"):
         raise Truncated
-    tif.is_shaped = False
+    _disbelieve(tif, "shaped")
     told = " × ".join(map(str, shape)) or "no numbers"
     yield f"its description tells of a shape of {told}, which its pages do not have"
 
@@ -134,20 +139,20 @@ def _disbelieve_imagej(tif: TiffFile, whole: bool) -> Iterator[str]:
     about, page = tif.imagej_metadata or {}, tif.pages.first
     numbers = [about.get(axis, 1) for axis in ("channels", "slices", "frames")]
     if not all(isinstance(n, int) and n > 0 for n in numbers):
-        tif.is_imagej = False
+        _disbelieve(tif, "imagej")
         yield "the numbers in its ImageJ description cannot be, they were not used"
         return
     channels, planes = numbers[0], math.prod(numbers)
     held = max(len(tif.pages), _planes_in_a_row(tif, page))
     apart = page.shaped[0] == channels  # samples in planes of their own: tifffile knows these
     if page.samplesperpixel == channels > 1 and not apart and held < planes:
-        tif.is_imagej = False
+        _disbelieve(tif, "imagej")
         yield f"its ImageJ description takes the {channels} samples of a pixel for channels"
     elif held < planes and not (channels > 1 and apart):
         if channels > 1 and (not whole or held < channels):
             missing = f"some of its {channels} channels are missing"
             raise TiffError(missing, "copy or export it again")
-        tif.is_imagej = False
+        _disbelieve(tif, "imagej")
         yield f"its ImageJ description tells of {planes} planes, it holds {held}"
 
 
@@ -189,7 +194,9 @@ def _left_out(
     series: Sequence[TiffPageSeries], chosen: TiffPageSeries, level: TiffPageSeries
 ) -> list[str]:
     """A note on the pictures that are no smaller versions of the one that counts."""
-    others = [_size(other) for other in series if other is not chosen]
+    others = [
+        _size(other) for other in series if other is not chosen for _ in range(_planes(other))
+    ]
     if chosen.kind == "generic":  # smaller pages that are not told to be versions of it
         pages = (other.keyframe.aspage() for other in chosen.levels if other is not level)
         beside = ((page.imagelength, page.imagewidth, _is_beside(page)) for page in pages)
@@ -220,3 +227,7 @@ def _undescribed(tif: TiffFile, series: Sequence[TiffPageSeries]) -> list[str]:
         return []
     name = "OME" if kind == "ome" else "ImageJ"
     return [f"{count} of its {total} pages are not in its {name} description"] if count > 0 else []
+
+
+def _planes(series: TiffPageSeries) -> int:
+    return max(1, series.size // max(1, series.keyframe.size))

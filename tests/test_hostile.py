@@ -256,7 +256,7 @@ def test_descriptions(tmp_path: Path) -> None:
             described(f'<?xml version="1.0"?>{entities}<OME>&a10;</OME>'),
             "language of its own",
         ),
-        "numbers": (ome(pixels('SizeZ="1" SizeC="one" SizeT="1"')), "; "),
+        "numbers": (ome(pixels('SizeZ="1" SizeC="one" SizeT="1"')), "(40, 50, 3)"),
         "shaped": (described(json.dumps({"shape": [10**9, 40, 50]})), "(40, 50, 3)"),
         "nested": (described('{"shape": ' + "[" * 100_000), "RecursionError"),
         "imagej": (described("ImageJ=1.53\nimages=1000000000\nslices=1000000000\n"), "(40, 50, 3)"),

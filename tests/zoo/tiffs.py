@@ -271,7 +271,7 @@ def tiff_stacks() -> Iterator[Exhibit]:
 
     for name, what, write, plain, notes in (
         ("pages", "7 pages", write_pages, "first-plane", 1),
-        ("pages-mixed", "a page of colour, then grey ones", write_mixed_pages, "colour", 0),
+        ("pages-mixed", "a page of colour, then grey ones", write_mixed_pages, "colour", 1),
         ("shaped", "tifffile's stack", tiff(stack, metadata={}), "first-plane", 1),
         ("ome-z", "OME, axes ZYX", tiff(stack, **axes("ZYX", ome=True)), "first-plane", 1),
         ("ome-tzcyx", "OME, axes TZCYX", tiff(hyper, **axes("TZCYX", ome=True)), "hyperstack", 3),
