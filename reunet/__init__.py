@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reunet.arrays import ReUNetWarning as ReUNetWarning
     from reunet.pipeline import Model as Model
     from reunet.pipeline import load_model as load_model
     from reunet.pipeline import segment as segment
 
-__all__ = ["Model", "load_model", "segment"]
+__all__ = ["Model", "ReUNetWarning", "load_model", "segment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The command `reunet`.
 
 Exit codes: 0 all done; 1 some images failed, or the report could not be written; 2 nothing could
-be started; 130 interrupted by Ctrl-C or SIGTERM: the labels finished by then are kept.
+be started; 130 interrupted by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT: labels finished by then are kept.
 
 Slow imports (torch above all) wait until a command needs them: start-up counts in the challenge.
 """
@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -29,6 +30,7 @@ from reunet.cli_outputs import (
     makers_of,
     output_options,
 )
+from reunet.streams import never_fail
 
 if TYPE_CHECKING:
     from reunet.batch import Outcome
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from reunet.io.pixel_size import PixelSize
     from reunet.pipeline import Model
 
+ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # signals, where they exist
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("regrow", "paper")
 ENCODINGS = ("paper", "thin")
@@ -47,6 +50,7 @@ NAMED_AT_MOST = 5  # files named in a message about many
 @click.version_option(package_name="reunet", prog_name="reunet")
 def main() -> None:
     """Cell instance segmentation in microscope images of any modality."""
+    never_fail()
 
 
 main.add_command(cli_outputs.export)
@@ -181,16 +185,35 @@ def predict(
 
 @contextlib.contextmanager
 def interruptible(done: Sequence["Outcome"]) -> Iterator[None]:
-    """End on Ctrl-C and SIGTERM with one line and exit code 130. done: the images done so far."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End on Ctrl-C and ENDING with one line and exit code 130. done: the images done so far."""
     try:
-        yield
+        with signals_interrupt():
+            yield
     except KeyboardInterrupt:
         labels = sum(outcome.error is None for outcome in done)
         click.echo(f"interrupted: {labels} labels are done; --resume makes the others", err=True)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Have ENDING raise KeyboardInterrupt, but for what a parent ignores, as nohup does.
+
+    Nothing is done where another thread than the main one calls: it gets no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers}
+    heard = [n for n in numbers if before[n] != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager

@@ -73,6 +73,7 @@ def as_picture(pixels: np.ndarray, notes: Sequence[str] = ()) -> Picture:
         raise ValueError(
             f"an image is (H, W) or (H, W, C) of reals, not {pixels.shape} {pixels.dtype}"
         )
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype.kind == "f":

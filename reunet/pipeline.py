@@ -8,14 +8,17 @@
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from reunet.arrays import ReUNetWarning, picture_of
 from reunet.folds import Fold, Gpu, GpuFold, line, warn
-from reunet.images import Picture, as_picture, read_image
+from reunet.images import Picture, read_image
 from reunet.normalise import normalise_channels
 from reunet.predict import Network, classify_each
 from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
@@ -93,22 +96,30 @@ def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
 
 
 def segment(
-    image: str | Path | np.ndarray | Picture,
+    image: Any,
     model: Model,
     *,
+    axes: str | None = None,
     tta: bool = True,
     decoder: str | None = None,
 ) -> np.ndarray:
     """Find the cells of one image.
 
-    image: a file, or an array (H, W) or (H, W, C) of any real dtype. tta: average over the four
-    mirror images. decoder: `regrow` or `paper` (None: the bundle's). Returns (H, W) int32:
-    0 background, cells 1..N. Raises ImageError for a file that cannot be read.
+    image: a file, an array (H, W) or (H, W, C) of any real dtype, or what `arrays.picture_of`
+    makes one of. axes: of an array, such as "CYX", where its shape leaves them open. tta: average
+    over the four mirror images. decoder: `regrow` or `paper` (None: the bundle's). Returns (H, W)
+    int32: 0 background, cells 1..N. What is assumed about the image is a ReUNetWarning. Raises
+    ImageError for a file that cannot be read and ValueError for an array that is no image, or of
+    unclear axes.
     """
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
+        if axes:
+            raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
         image = read_image(Path(image))
-    elif isinstance(image, np.ndarray):
-        image = as_picture(image)
+    elif not isinstance(image, Picture):
+        image = picture_of(image, axes)
+    for note in image.notes:
+        warnings.warn(note, ReUNetWarning, stacklevel=2)
     class_maps = predict_classes(image, model, tta=tta)
     return find_instances(class_maps, decoder or model.bundle.decoder, model.bundle.encoding)
 

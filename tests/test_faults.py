@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -86,7 +88,7 @@ def test_killed_at_random_moments() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_an_interrupt_keeps_what_is_done(
     number: signal.Signals, images: Path, weights: Path, tmp_path: Path
 ) -> None:
@@ -113,7 +115,7 @@ def test_an_interrupt_keeps_what_is_done(
     for path in done:
         read_label(path)
 
-    if number == signal.SIGTERM:
+    if number != signal.SIGINT:
         return
     result = run(arguments)
     assert result.returncode == 0, result.stderr
@@ -367,3 +369,60 @@ def test_a_folder_without_permission(images: Path, bundle: Path, tmp_path: Path)
     result = CliRunner().invoke(cli.main, command(images, output, bundle)[1:])
     assert result.exit_code == 2
     assert "cannot be written to: choose another folder" in result.stderr
+
+
+def labels_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*_label.tiff")}
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        "2>&-",
+        "1>&-",
+        "1>&- 2>&- 0<&-",
+        "2>/dev/full",
+        "1>/dev/full",
+        "1>/dev/full 2>/dev/full",
+        "2>&1 | true",
+    ],
+)
+def test_labels_do_not_depend_on_whether_a_line_can_be_printed(
+    streams: str, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    """One of the images is damaged, another gives a note: there are lines to print."""
+    Image.fromarray(np.full((40, 50, 4), 9, np.uint8)).save(images / "a.png")
+    (images / "b.png").write_bytes(b"")
+    tifffile.imwrite(images / "c.tif", np.ones((5, 40, 50), np.uint8), photometric="minisblack")
+    told = subprocess.run(command(images, tmp_path / "told", weights), capture_output=True)
+    assert told.returncode == 1
+    assert b"note: " in told.stderr
+    line = shlex.join(command(images, tmp_path / "out", weights))
+    run = subprocess.run(["bash", "-c", f"set -o pipefail; {line} {streams}"], capture_output=True)
+    assert run.returncode == 1
+    assert b"Traceback" not in run.stderr + run.stdout
+    assert labels_of(tmp_path / "out") == labels_of(tmp_path / "told")
+
+
+def test_the_command_runs_in_a_thread(images: Path, weights: Path, tmp_path: Path) -> None:
+    """As plug-ins of viewers call it."""
+    results: list[int] = []
+
+    def run() -> None:
+        arguments = command(images, tmp_path / "out", weights)[1:]
+        results.append(CliRunner().invoke(cli.main, arguments).exit_code)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert results == [0]
+
+
+def test_what_a_parent_ignores_does_not_end_a_run() -> None:
+    """nohup ignores the end of a terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli.signals_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
