@@ -288,6 +288,20 @@ def test_report_shows_truth_seconds_and_notes(images: Path, bundle: Path, tmp_pa
     assert "seconds an image" in text  # of report.json
 
 
+def test_report_of_labels_without_images(masks: Path, tmp_path: Path) -> None:
+    """Contours on black; what is known of the labels is shown all the same."""
+    for file in masks.iterdir():
+        name = file.name.replace("_cp_masks.png", "_label.tiff").replace(
+            "_masks.tif", "_label.tiff"
+        )
+        tifffile.imwrite(tmp_path / name, read_label(file))
+    result = run("report", tmp_path, "--gt", tmp_path)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('<td class="number" data-value="1.0">1.000</td>') == 2 * 3
+    assert ">Mean intensity<" not in text
+
+
 def test_evaluate_over_a_range_and_with_pictures(tmp_path: Path) -> None:
     samples = Path(__file__).parent / "data" / "samples"
     seg, table = tmp_path / "seg", tmp_path / "range.csv"

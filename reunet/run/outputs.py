@@ -73,7 +73,8 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
     labels = read_label(pair.label)
     if pair.image is None:
         size = pixel_size or read_pixel_size(pair.label)
-        return Segmented(pair.label, pair.label, labels, pixel_size=size)
+        image = pair.label.with_name(_stem(pair.label))  # as it may have been called
+        return Segmented(image, pair.label, labels, pixel_size=size)
     slide = open_slide(pair.image)
     if slide.shape != labels.shape:
         sizes = f"is {_size(labels.shape)} px, the image {_size(slide.shape)} px (height × width)"
