@@ -15,7 +15,8 @@
          "seconds": {"reading": 0.01, "network": 0.5, "decoding": 0.02, "writing": 0.01},
                                      of large ones, where these take turns: reading and slide
          "notes": [...],             what was assumed about channels and planes
-         "error": null}              one line: file, cause, way out
+         "error": null,              one line: file, cause, way out
+         "unwritten": []}            outputs beside the label that failed, such lines
       ]
     }
 
@@ -109,6 +110,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "seconds": {step: round(seconds, 4) for step, seconds in outcome.seconds.items()},
         "notes": [*outcome.notes],
         "error": outcome.error,
+        "unwritten": [*outcome.unwritten],
     }
 
 

@@ -337,8 +337,11 @@ def test_an_output_that_cannot_be_written_costs_no_label(
 
     monkeypatch.setattr(module, "segmented", failing)
     out = tmp_path / "out"
-    result = run("predict", images, out, "--weights", bundle, "--no-tta", "--table")
+    options = ("--weights", bundle, "--no-tta", "--table", "--report")
+    result = run("predict", images, out, *options)
     assert result.exit_code == 1
+    _, entry = json.loads((out / "report.json").read_text())["images"]
+    assert (entry["status"], len(entry["unwritten"])) == ("done", 1)
     (line,) = (line for line in result.output.splitlines() if line.startswith("error: "))
     assert "grey_label.tiff" in line
     assert read_label(out / "grey_label.tiff").max() > 0

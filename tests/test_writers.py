@@ -24,6 +24,7 @@ from reunet.io.export.tables import CELL_COLUMNS, IMAGE_COLUMNS, Tables, is_grey
 from reunet.io.export.verdict import FALSE, HIT, MISS, write_verdict
 from reunet.io.export.writers import WRITERS, writing
 from reunet.io.pixel_size import PixelSize
+from reunet.labels import write_label
 
 IMAGEJ = Path("/usr/share/java/ij.jar")
 
@@ -172,25 +173,44 @@ for (n = 0; n < roiManager("count"); n++) {
 """
 
 
+LOOK = """
+open(getArgument());
+getPixelSize(unit, width, height);
+getStatistics(area, mean, least, most);
+print(bitDepth() + " " + least + " " + most + " " + width + " " + height + " " + unit);
+"""
+
+
+def imagej(macro: str, argument: str, folder: Path) -> list[str]:
+    """What a macro prints. With Xvfb, because ImageJ has no ROI manager without a screen."""
+    if not IMAGEJ.exists() or not shutil.which("java") or not shutil.which("xvfb-run"):
+        pytest.skip("needs ImageJ, Java and Xvfb: apt-get install imagej openjdk-17-jre xvfb")
+    (folder / "macro.ijm").write_text(macro)
+    java = ["xvfb-run", "-a", "java", f"-Duser.home={folder}", "-jar", IMAGEJ]
+    command = [*java, "-batch", folder / "macro.ijm", argument]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return [line for line in ran.stdout.splitlines() if line]
+
+
 def test_imagej_opens_the_rois(tmp_path: Path) -> None:
     """As many as there are cells, and each of the very area."""
     pytest.importorskip("roifile", reason="needs roifile: pip install 'reunet[roi]'")
-    if not IMAGEJ.exists() or not shutil.which("java") or not shutil.which("xvfb-run"):
-        pytest.skip("needs ImageJ, Java and Xvfb: apt-get install imagej openjdk-17-jre xvfb")
     found = scene()
     write("roi", tmp_path, found)
-    macro = tmp_path / "count.ijm"
-    macro.write_text(MACRO)
     height, width = found.labels.shape
-    command = ["xvfb-run", "-a", "java", f"-Duser.home={tmp_path}", "-jar", IMAGEJ, "-batch"]
-    ran = subprocess.run(
-        [*command, macro, f"{tmp_path / 'a_rois.zip'}|{width}|{height}"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "count 4" in ran.stdout, ran.stdout + ran.stderr
-    areas = dict(line.split() for line in ran.stdout.splitlines()[1:] if line)
+    count, *lines = imagej(MACRO, f"{tmp_path / 'a_rois.zip'}|{width}|{height}", tmp_path)
+    assert count == "count 4"
+    areas = dict(line.split() for line in lines)
     told = {int(name): int(area) for name, area in areas.items()}
     assert told == dict(zip(found.cells.ids.tolist(), found.cells.area.tolist(), strict=True))
+
+
+def test_imagej_opens_the_labels(tmp_path: Path) -> None:
+    """Sixteen bits with a background of 0, and the size of a pixel in micrometres."""
+    labels, size = scene().labels, PixelSize(0.5, 0.25, "OME")
+    write_label(tmp_path / "a_label.tiff", labels, "from here", pixel_size=size)
+    (told,) = imagej(LOOK, str(tmp_path / "a_label.tiff"), tmp_path)
+    assert told == "16 0 9 0.5 0.25 µm"
 
 
 def test_a_roi_a_cell_named_by_its_id(tmp_path: Path) -> None:
@@ -360,6 +380,16 @@ def test_an_image_without_cells(name: str, tmp_path: Path) -> None:
         (file,) = tmp_path.iterdir()
         data = json.loads(file.read_text())
         assert data.get("features", data.get("annotations")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table", "geojson", "coco"])
+def test_200_000_cells_of_a_pixel_or_two(name: str, tmp_path: Path) -> None:
+    labels = np.zeros((800, 2000), np.uint32)
+    labels[::2, ::4] = labels[::2, 1::4] = np.arange(1, 200_001).reshape(400, 500)
+    write(name, tmp_path, Segmented(Path("s.png"), Path("s_label.tiff"), labels))
+    file = max(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    assert sum(1 for _ in file.open()) > 200_000
 
 
 @pytest.mark.slow
