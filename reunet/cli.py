@@ -16,16 +16,14 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from reunet import cli_outputs
+from reunet import cli_evaluate, cli_outputs
 from reunet.cli_outputs import (
     FOLDER,
     CannotStart,
-    evaluate_further,
-    evaluate_options,
     label_options,
     makers_of,
     output_options,
@@ -55,6 +53,7 @@ def main() -> None:
 
 main.add_command(cli_outputs.export)
 main.add_command(cli_outputs.report)
+main.add_command(cli_evaluate.evaluate)
 
 
 def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -328,54 +327,6 @@ def summary_line(done: Sequence["Outcome"], total: int) -> str:
     kept = sum(outcome.kept for outcome in done)
     cells = sum(outcome.cells for outcome in done)
     return f"{labels} of {total} images{f' ({kept} kept)' if kept else ''}, {cells} cells"
-
-
-@main.command()
-@click.option("--gt", "truths", required=True, type=FOLDER, help="Folder of true labels.")
-@click.option(
-    "--seg", "predictions", required=True, type=FOLDER, help="Folder of predicted labels."
-)
-@click.option("--csv", "table", type=FOLDER, help="Also write the official program's table there.")
-@evaluate_options
-def evaluate(truths: Path, predictions: Path, table: Path | None, **further: Any) -> None:
-    """Score predicted labels with the challenge's official metric (F1 at IoU 0.5).
-
-    Where a meta.csv beside the true labels has columns name and modality, figures by modality
-    and their mean are shown too.
-    """
-    from reunet.images import one_line
-    from reunet.metric import read_modalities, score_folder, summarise, write_csv
-
-    try:
-        evaluation = score_folder(truths, predictions)
-        modalities = read_modalities(truths)
-        summary = summarise(evaluation.scores, modalities) if evaluation.scores else None
-        if table:
-            write_csv(evaluation, table)
-    except (ValueError, OSError) as error:
-        raise CannotStart(str(error)) from error
-    for name, score in evaluation.scores.items():
-        shown = one_line(f"{name:<50} {modalities.get(name, ''):<6}")
-        click.echo(
-            f"{shown} F1 {score.f1:.4f}  "
-            f"true {score.n_true}  predicted {score.n_pred}  correct {score.tp}"
-        )
-    if summary:
-        click.echo(f"\n{summary}")
-        evaluate_further(truths, predictions, modalities, **further)
-    if evaluation.missing:
-        missing = one_line(some(evaluation.missing))
-        click.echo(f"note: not predicted, not scored: {missing}", err=True)
-    for reason in evaluation.failed.values():
-        click.echo(one_line(f"error: {reason}"), err=True)
-    if evaluation.failed:
-        sys.exit(1)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    more = len(names) - NAMED_AT_MOST
-    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """What the commands of `reunet` share about outputs, and the commands that make nothing else."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,8 @@ def _formats(text: str) -> list[str]:
     return names
 
 
-def _iou(text: str) -> tuple[float, ...]:
+def iou_range(text: str) -> tuple[float, ...]:
+    """Thresholds somebody typed, see `parse_range`."""
     from reunet.iou_range import parse_range
 
     return parse_range(text)
@@ -180,12 +181,12 @@ def report(
     """
     from reunet.io.export.html import Accuracy, Html
 
-    scores = score_pairs(truths, folder, _iou(RANGE)) if truths else {}
+    scores = score_pairs(truths, folder, iou_range(RANGE)) if truths else {}
     ratios = {
         name: {kind: getattr(score, kind).tolist() for kind in ("f1", "precision", "recall")}
         for name, score in scores.items()
     }
-    accuracy = Accuracy(_iou(RANGE), ratios) if scores else None
+    accuracy = Accuracy(iou_range(RANGE), ratios) if scores else None
     images = images or _images_of_report(folder)
     makers = {"html": lambda place: Html(place, accuracy)}
     _make(folder, images, folder, makers, pixel_size, needed=False)
@@ -262,59 +263,3 @@ def score_pairs(
         except ValueError:  # `evaluate` tells why an image has no score
             continue
     return scores
-
-
-def evaluate_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of `evaluate` that `evaluate_further` takes."""
-    options = (
-        click.option(
-            "--iou",
-            "thresholds",
-            metavar="FROM:TO:STEP",
-            callback=parsed(_iou),
-            help=f"Also score at these IoU, such as {RANGE}: precision, recall, F1, AP and PQ.",
-        ),
-        click.option("--iou-csv", "iou_table", type=FOLDER, help="Write these scores there."),
-        click.option(
-            "--overlays", type=FOLDER, help="Folder for pictures of hits, misses and false cells."
-        ),
-        click.option("--images", type=FOLDER, help="Images to draw these on.  [default: black]"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def evaluate_further(
-    truths: Path,
-    predictions: Path,
-    modalities: Mapping[str, str],
-    *,
-    thresholds: Sequence[float] | None,
-    iou_table: Path | None,
-    overlays: Path | None,
-    images: Path | None,
-) -> None:
-    """What `evaluate` shows and writes beyond the official metric. Raises CannotStart."""
-    from reunet.images import ImageError
-    from reunet.iou_range import summary_table, write_range_csv
-
-    try:
-        if thresholds or iou_table:
-            scores = score_pairs(truths, predictions, thresholds or _iou(RANGE))
-            click.echo(f"\n{summary_table(scores, modalities)}")
-            if iou_table:
-                write_range_csv(scores, modalities, iou_table)
-        if overlays:
-            _verdicts(truths, predictions, overlays, images)
-    except (ImageError, OSError) as error:
-        raise CannotStart(str(error)) from error
-
-
-def _verdicts(truths: Path, predictions: Path, folder: Path, images: Path | None) -> None:
-    from reunet.images import one_line
-    from reunet.run.outputs import write_verdicts
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for line in write_verdicts(truths, predictions, folder, images):
-        click.echo(one_line(f"error: {line}"), err=True)

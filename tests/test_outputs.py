@@ -325,6 +325,24 @@ def test_evaluate_over_a_range_and_with_pictures(tmp_path: Path) -> None:
     assert len(list((tmp_path / "o").glob("*_evaluation.png"))) == 4
 
 
+def test_a_picture_of_an_evaluation_that_fails_is_told(tmp_path: Path) -> None:
+    labels = np.zeros((30, 30), np.uint16)
+    labels[5:15, 5:15] = 1
+    for name in ("gt", "seg", "images"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a_label.tiff", labels)
+    tifffile.imwrite(tmp_path / "seg" / "b_label.tiff", labels)  # without a truth
+    tifffile.imwrite(tmp_path / "images" / "a.tif", labels[:20])
+    result = run(
+        *("evaluate", "--gt", tmp_path / "gt", "--seg", tmp_path / "seg"),
+        *("--overlays", tmp_path / "o", "--images", tmp_path / "images"),
+    )
+    assert result.exit_code == 1
+    picture, score = (line for line in result.output.splitlines() if line.startswith("error: "))
+    assert "a_label.tiff: is 30 × 30 px, the image 20 × 30 px" in picture
+    assert "b_label.tiff: no ground truth" in score
+
+
 def test_an_output_that_cannot_be_written_costs_no_label(
     images: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ go one way, and nothing that goes wrong here costs a label.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,11 +154,12 @@ def export_files(
 
 
 def write_verdicts(
-    truths: Path, predictions: Path, folder: Path, images: Path | None
+    truths: Path, predictions: Path, names: Collection[str], folder: Path, images: Path | None
 ) -> Iterator[str]:
-    """Write `NAME_evaluation.png` for all predictions that have a truth, and yield what fails.
+    """Write `NAME_evaluation.png` for the named predictions and yield what fails, a line each.
 
-    images: folder of the images (None: contours are drawn on black).
+    names: of images that can be scored. images: folder of the images (None: contours are drawn on
+    black).
     """
     from reunet.io.export.verdict import write_verdict
     from reunet.iou import overlapping_pairs
@@ -166,6 +167,8 @@ def write_verdicts(
 
     found = {pair.label: pair.image for pair in find_pairs(predictions, images)}
     for name, (truth, prediction) in pair_files(truths, predictions).items():
+        if name not in names:
+            continue
         try:
             gt, seg = map(compact, read_pair(truth, prediction))
             pair = segmented(Pair(prediction, found.get(prediction)))
