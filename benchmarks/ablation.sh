@@ -21,6 +21,6 @@ for encoding in paper thin; do
             mv "$root/results" "$work/results_$name"
             mv "$work/part" "$work/$name" # last: stands for a trained network
         fi
-        "$python" benchmarks/validation.py "$data" --weights "$work/$name" --no-tta --out "$work/labels_$name"
+        "$python" -m benchmarks.accuracy.results "$data" "$name=$work/$name" --no-tta --ways averaged,paper --out "$work/scores"
     done
 done

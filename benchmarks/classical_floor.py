@@ -1,6 +1,6 @@
 """The floor: what Otsu's threshold and a watershed reach without learning anything.
 
-`validation.py` scores it beside the network. No truth is looked at; the constants below were
+`accuracy/results.py` scores it beside the network. No truth is looked at; the constants below were
 chosen on training images.
 """
 

@@ -27,7 +27,7 @@ train() { # NAME STAGE COMMAND [OPTION ...]: in a root of its own, which shares 
         "$python" -m reunet.training export "$work/part_$name" --root "$own" --stage "$stage" --meta "$data/meta.csv"
         mv "$work/part_$name" "$work/$name" # last: stands for a trained network
     fi
-    "$python" benchmarks/validation.py "$data" --weights "$work/$name" --no-tta --every 2 --out "$work/labels_$name"
+    "$python" -m benchmarks.accuracy.results "$data" "$name=$work/$name" --no-tta --every 2 --ways averaged --out "$work/scores"
 }
 
 round() { # NAME [OPTION ...]
