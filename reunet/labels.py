@@ -99,6 +99,15 @@ def label_origin(tiff: "TiffFile") -> str | None:
     return origin if isinstance(origin, str) else None
 
 
+def read_origin(path: Path) -> str:
+    """What a label file of `write_label` was made from; nothing for any other file."""
+    import tifffile
+
+    with contextlib.suppress(Exception), tifffile.TiffFile(path) as tiff:
+        return label_origin(tiff) or ""
+    return ""
+
+
 def write_values(path: Path, values: np.ndarray) -> None:
     """Write (H, W) real values as a float32 zlib TIFF, wholly or not at all.
 

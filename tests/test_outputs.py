@@ -145,6 +145,9 @@ def test_filters_leave_cells_out_of_everything(images: Path, bundle: Path, tmp_p
     with tifffile.TiffFile(filtered / "grey_label.tiff") as tiff:
         origin = tiff.shaped_metadata[0]["origin"]
     assert f"min area {least} px, no edge cells" in origin
+    assert run("report", filtered).exit_code == 0
+    page = (filtered / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"min area {least} px, no edge cells") == 1
     settings = json.loads((filtered / "report.json").read_text())["settings"]
     assert settings["min_area"] == f"{least} px"
     assert settings["drop_edge_cells"] is True

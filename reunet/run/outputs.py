@@ -16,6 +16,7 @@ from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
 from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.labels import read_origin
 from reunet.report import REPORT
 from reunet.slides import Slide, open_slide, windows
 
@@ -71,17 +72,20 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
     have not the same size.
     """
     labels = read_label(pair.label)
+    origin = read_origin(pair.label).partition(", ")[2]  # behind the image's hash
     if pair.image is None:
         size = pixel_size or read_pixel_size(pair.label)
         image = pair.label.with_name(_stem(pair.label))  # as it may have been called
-        return Segmented(image, pair.label, labels, pixel_size=size)
+        return Segmented(image, pair.label, labels, pixel_size=size, origin=origin)
     slide = open_slide(pair.image)
     if slide.shape != labels.shape:
         sizes = f"is {_size(labels.shape)} px, the image {_size(slide.shape)} px (height × width)"
         raise image_error(pair.label, sizes, f"give the labels of {pair.image.name}")
     size = pixel_size or read_pixel_size(pair.image) or read_pixel_size(pair.label)
     notes = size.notes if size else ()
-    return Segmented(pair.image, pair.label, labels, lambda: _rows(slide), size, notes)
+    return Segmented(
+        pair.image, pair.label, labels, lambda: _rows(slide), size, notes, origin=origin
+    )
 
 
 def _size(shape: tuple[int, ...]) -> str:

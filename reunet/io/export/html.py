@@ -52,16 +52,16 @@ class Html:
         self,
         folder: Path,
         accuracy: Accuracy | None = None,
-        about: str = "",
-        warnings: Sequence[str] = (),
     ) -> None:
         self._folder, self._accuracy = folder, accuracy
-        self._about, self._warnings = about, warnings
+        self._origins: dict[str, None] = {}  # a set that keeps its order
         self._entries: list[_Entry] = []
 
     def add(self, found: Segmented) -> None:
         """Take up one image."""
         cells, size = found.cells, found.pixel_size
+        if found.origin:
+            self._origins[found.origin] = None
         kept = np.zeros((3, len(cells)), np.float32)
         kept[0] = cells.area * (size.area if size else 1)
         kept[1] = cells.eccentricity
@@ -74,9 +74,8 @@ class Html:
         title = f"Cells in {self._folder.resolve().name}"
         page = frame.substitute(
             title=escape(title),
-            about=escape(self._about),
+            about="<br>".join(map(escape, self._origins)),
             figures=_figures(self._entries),
-            warnings="".join(f'<p class="error">{escape(text)}</p>' for text in self._warnings),
             charts=self._charts(),
             heads=self._heads(),
             rows="\n".join(self._row(entry) for entry in self._ranking()),

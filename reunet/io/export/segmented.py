@@ -26,6 +26,7 @@ class Segmented:
     pixel_size: PixelSize | None = None
     notes: tuple[str, ...] = ()
     seconds: float | None = None  # that the image took, where it was segmented in this run
+    origin: str = ""  # what the label file says it was made from, without the image
     agreement: np.ndarray | None = None  # (N + 1,) by id, 0 to 1, where folds voted in this run
 
     @property
