@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from reunet.run.outputs import Makers
 
 LAYOUTS = ("viewer", "challenge")  # of labels
-FORMATS = ("geojson", "roi", "coco")  # of `--export`: for other programs
+FORMATS = ("geojson", "roi", "coco", "parquet")  # of `--export`: for other programs
+NEEDS = {"roi": "roifile", "parquet": "pyarrow"}  # packages of extras that bear the names
 FOLDER = click.Path(path_type=Path)
 RANGE = "0.5:0.95:0.05"  # of IoU, that a page shows
 
@@ -102,9 +103,9 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--export",
             "formats",
-            metavar="geojson,roi,coco",
+            metavar="FORMATS",
             callback=parsed(_formats),
-            help="Write polygons for QuPath, ImageJ, and as COCO.",
+            help=f"Write for other programs: some of {','.join(FORMATS)}.",
         ),
         click.option(
             "--pixel-size",
@@ -125,16 +126,16 @@ def makers_of(overlays: bool, table: bool, html: bool, formats: Sequence[str] | 
     """
     if not (overlays or table or html or formats):
         return {}
+    from importlib.util import find_spec
+
     from reunet.io.export.writers import WRITERS
 
     wanted = {"overlays": overlays, "table": table, "html": html} | dict.fromkeys(
         formats or (), True
     )
-    if wanted.get("roi"):
-        from importlib.util import find_spec
-
-        if not find_spec("roifile"):
-            raise CannotStart("--export roi needs roifile: pip install 'reunet[roi]'")
+    for name, package in NEEDS.items():
+        if wanted.get(name) and not find_spec(package):
+            raise CannotStart(f"--export {name} needs {package}: pip install 'reunet[{name}]'")
     return {name: make for name, make in WRITERS.items() if wanted.get(name)}
 
 

@@ -238,7 +238,7 @@ def test_a_label_without_an_image_is_told(images: Path, masks: Path, tmp_path: P
     [
         (("missing", "images", "--table"), "no such file"),
         (("masks", "images"), "nothing to write"),
-        (("masks", "images", "--export", "svg"), "none of geojson, roi, coco"),
+        (("masks", "images", "--export", "svg"), "none of geojson, roi, coco, parquet"),
         (("empty", "images", "--table"), "holds no labels"),
     ],
 )
@@ -251,6 +251,16 @@ def test_what_cannot_start_says_why(
     result = run("export", *paths, *arguments[2:])
     assert result.exit_code == 2
     assert cause in result.output
+
+
+@pytest.mark.parametrize(("name", "package"), [("roi", "roifile"), ("parquet", "pyarrow")])
+def test_what_an_export_needs_is_told(
+    name: str, package: str, images: Path, masks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None if wanted == package else 1)
+    result = run("export", masks, images, "--export", name)
+    assert result.exit_code == 2
+    assert f"needs {package}: pip install 'reunet[{name}]'" in result.output
 
 
 def test_images_beside_their_labels_are_no_labels(images: Path, masks: Path) -> None:

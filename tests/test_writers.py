@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reunet.cli_outputs import NEEDS
 from reunet.images import ImageError
 from reunet.io.export import stream
 from reunet.io.export.coco import Coco
@@ -371,8 +372,24 @@ def test_an_interrupt_keeps_the_lines_of_finished_images(tmp_path: Path) -> None
     assert len(rows_of(tmp_path / "images.csv")) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "roi"])
+def test_parquet_holds_what_the_table_holds(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pip install 'reunet[parquet]'")
+    images = scene(pixel_size=PixelSize(0.5, 0.5, "OME")), scene(open_rows=None)
+    write("table", tmp_path, *images)
+    write("parquet", tmp_path, *images)
+    rows = parquet.read_table(tmp_path / "cells.parquet").to_pylist()
+    assert len(rows) == 8
+    for row, line in zip(rows, rows_of(tmp_path / "cells.csv"), strict=True):
+        assert {k: "" if v is None else v for k, v in row.items()} == {
+            k: type(row[k])(v) if v else "" for k, v in line.items()
+        }
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_an_image_without_cells(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     empty = Segmented(Path("e.png"), Path("e_label.tiff"), np.zeros((30, 20), np.uint16))
     write(name, tmp_path, empty)
     assert not list(tmp_path.glob(".*"))

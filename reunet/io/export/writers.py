@@ -14,6 +14,7 @@ from reunet.io.export.coco import Coco
 from reunet.io.export.geojson import GeoJson
 from reunet.io.export.html import Html
 from reunet.io.export.overlay import Overlays
+from reunet.io.export.parquet import Parquet
 from reunet.io.export.roi import Rois
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import Tables
@@ -35,6 +36,7 @@ WRITERS: Mapping[str, Callable[[Path], Writer]] = {
     "geojson": GeoJson,
     "roi": Rois,
     "coco": Coco,
+    "parquet": Parquet,
     "html": Html,  # last: it links to the overlays
 }
 
