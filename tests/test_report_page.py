@@ -133,7 +133,7 @@ const names = () => [...body.rows].filter(row => !row.hidden)
     .map(row => row.querySelector("th").textContent);
 const button = name => [...document.querySelectorAll("th button")]
     .find(button => button.textContent === name);
-const told = {};
+const told = {loaded: performance.now()};  // ms since the page was asked for
 button("Cells").click(); told.up = names();
 button("Cells").click(); told.down = names();
 told.sorted = button("Cells").parentElement.getAttribute("aria-sort");
@@ -141,7 +141,7 @@ button("Image").click(); told.byName = names();
 const input = document.getElementById("filter");
 input.value = " ODD "; input.dispatchEvent(new Event("input"));
 told.filtered = names(); told.shown = shown.textContent;
-told.loaded = performance.timing.domContentLoadedEventStart - performance.timing.navigationStart;
+
 document.title = JSON.stringify(told);
 </script>"""
 
@@ -186,4 +186,5 @@ def test_500_images_open_in_less_than_3_seconds(tmp_path: Path) -> None:
     assert file.stat().st_size < 30e6
     start = time.perf_counter()
     told = told_by_browser(file, tmp_path)
-    assert told["loaded"] < 3000, (told["loaded"], time.perf_counter() - start)  # type: ignore[operator]
+    assert isinstance(told["loaded"], float)
+    assert 0 < told["loaded"] < 3000, (told["loaded"], time.perf_counter() - start)

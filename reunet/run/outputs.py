@@ -74,18 +74,24 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
     labels = read_label(pair.label)
     origin = read_origin(pair.label).partition(", ")[2]  # behind the image's hash
     if pair.image is None:
-        size = pixel_size or read_pixel_size(pair.label)
+        size = pixel_size or _size_of_label(pair.label)
         image = pair.label.with_name(_stem(pair.label))  # as it may have been called
         return Segmented(image, pair.label, labels, pixel_size=size, origin=origin)
     slide = open_slide(pair.image)
     if slide.shape != labels.shape:
         sizes = f"is {_size(labels.shape)} px, the image {_size(slide.shape)} px (height × width)"
         raise image_error(pair.label, sizes, f"give the labels of {pair.image.name}")
-    size = pixel_size or read_pixel_size(pair.image) or read_pixel_size(pair.label)
+    size = pixel_size or read_pixel_size(pair.image) or _size_of_label(pair.label)
     notes = size.notes if size else ()
     return Segmented(
         pair.image, pair.label, labels, lambda: _rows(slide), size, notes, origin=origin
     )
+
+
+def _size_of_label(label: Path) -> PixelSize | None:
+    """The size that a label bears: somebody knew it when it was written, so it needs no note."""
+    size = read_pixel_size(label)
+    return replace(size, source="its label") if size else None
 
 
 def _size(shape: tuple[int, ...]) -> str:
