@@ -19,8 +19,8 @@ import numpy as np
 
 from reunet.budget import allowance, fit, seconds_since_start
 from reunet.images import ImageError, Picture, one_line, read_image
+from reunet.io.collection import case_names, short_name
 from reunet.io.pixel_size import PixelSize
-from reunet.labels import label_path
 from reunet.pipeline import Model, find_and_tell, predict_classes
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.run.finish import Finish
@@ -112,7 +112,8 @@ def segment_files(
     budget: str | None = None,
     finish: Finish = Finish(),  # noqa: B008 - it is frozen
 ) -> Generator[Outcome]:
-    """Write `<name up to the first dot>_label.tiff` into `output` for every image.
+    """Write `<name up to the first dot>_label.tiff` into `output` for every image; the whole stem
+    where several images share that name (`io.collection`).
 
     Yields an Outcome an image, in order. Of images whose labels would bear one name, the first
     that can be read is segmented and the others are errors: no label is overwritten by another
@@ -124,7 +125,8 @@ def segment_files(
     damaged when they are first used.
     """
     decoder = decoder or model.bundle.decoder
-    jobs = (_Job(Outcome(image, label_path(image, output))) for image in images)
+    names = case_names(images)
+    jobs = (_Job(_outcome(image, output, names[image])) for image in images)
     waiting: deque[Future[Outcome]] = deque()
     interrupt = None
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as finishing:
@@ -148,6 +150,14 @@ def segment_files(
             yield waiting.popleft().result()
     if interrupt:
         raise interrupt
+
+
+def _outcome(image: Path, output: Path, name: str) -> Outcome:
+    outcome = Outcome(image, output / f"{name}_label.tiff")
+    if name != short_name(image):
+        others = f"other images are called {short_name(image)} up to the first dot too"
+        outcome.notes = (f"{others}: its label is {outcome.label.name}",)
+    return outcome
 
 
 def _ahead(
@@ -186,7 +196,7 @@ def _read(run: _Run, job: _Job) -> _Job:
             job.shape, job.slide = shape, True
         else:
             picture = read_image(outcome.image)
-            outcome.notes = picture.notes
+            outcome.notes += picture.notes
             height, width, _ = picture.pixels.shape
             job.shape = height, width
             job.slide = height * width >= SLIDE_PIXELS  # no TIFF: read once more, in its turn

@@ -251,7 +251,8 @@ def start(output: Path, weights: Path | None, device: str, folds: str | None) ->
 
 def find_images(source: Path, output: Path) -> list[Path]:
     """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
-    from reunet.images import ENDINGS, ImageError, list_images
+    from reunet.images import ENDINGS, ImageError, list_images, one_line
+    from reunet.io.collection import own_labels, passed_over
 
     endings = ", ".join(ENDINGS)
     try:
@@ -266,10 +267,15 @@ def find_images(source: Path, output: Path) -> list[Path]:
         if output.resolve().is_relative_to(source.resolve()):
             raise CannotStart(f"{output}: lies inside the input folder: name one outside it")
         images = list_images(source)
+        own = own_labels(images)
+        images = [image for image in images if image not in own]
+        others = passed_over(source, images)
     except (ImageError, OSError) as error:
         raise CannotStart(str(error)) from error
     if not images:
         raise CannotStart(f"{source}: holds no images ({endings})")
+    if others:
+        click.echo(one_line(f"note: {source}: passed over {others}"), err=True)
     return images
 
 

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from reunet.images import read_label
+from reunet.io.collection import LABEL_WORDS, Labels
 from reunet.iou import overlapping_pairs
 from reunet.labels import replacing
 
@@ -23,8 +24,6 @@ FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge an
 TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile
 TILE = 2000  # px, edge of such a tile
 PREDICTION_SUFFIX = "_label.tiff"
-# Labels first: a folder holding `a.png` and `a_label.tiff` holds an image and its truth.
-TRUTH_SUFFIXES = ("_label.tiff", "_label.tif", ".tif", ".tiff", ".png")
 COUNT_COLUMNS = ("true_num", "pred_num", "correct_num(TP)", "missed_num(FN)", "wrong_num(FP)")
 COLUMNS = ("names", *COUNT_COLUMNS, "precision", "recall", "dice", "F1")
 
@@ -219,19 +218,23 @@ def match(true: np.ndarray, predicted: np.ndarray, iou: np.ndarray, threshold: f
 def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
     """Score every `NAME_label.tiff` of seg_dir against NAME's truth in gt_dir.
 
-    The truth is the first that exists of `NAME_label.tiff`, `NAME_label.tif`, `NAME.tif`,
-    `NAME.tiff` and `NAME.png`. A pair that cannot be scored is listed in `failed` and does not
-    stop the others. Raises ValueError where a folder does not exist or nothing is predicted.
+    Predictions may be called `NAME_masks` too, as Cellpose's are. The truth is the first that
+    exists of `NAME_label`, `NAME_masks` and `NAME`, each .tiff, .tif or .png in any case; a NAME
+    ends at the first dot, or before the ending where others begin alike (`io.collection`).
+    A pair that cannot be scored is listed in `failed` and does not stop the others. Raises
+    ValueError where a folder does not exist or nothing is predicted.
     """
-    truths = _find_truths(gt_dir)
     scores: dict[str, Score] = {}
     failed: dict[str, str] = {}
-    for name, files in pair_files(gt_dir, seg_dir).items():
+    pairs = pair_files(gt_dir, seg_dir)
+    for name, files in pairs.items():
         try:
             scores[name] = score_pair(*read_pair(*files))
         except ValueError as error:
             failed[name] = str(error)
-    return Evaluation(scores, sorted(truths.keys() - scores.keys() - failed.keys()), failed)
+    paired = {truth for truth, _ in pairs.values()}
+    missing = [name for name, truth in Labels(gt_dir).by_name.items() if truth not in paired]
+    return Evaluation(scores, sorted(missing), failed)
 
 
 def pair_files(gt_dir: Path, seg_dir: Path) -> dict[str, tuple[Path, Path]]:
@@ -242,26 +245,24 @@ def pair_files(gt_dir: Path, seg_dir: Path) -> dict[str, tuple[Path, Path]]:
     for folder in (gt_dir, seg_dir):
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-    files = sorted(path.name for path in seg_dir.glob(f"*{PREDICTION_SUFFIX}"))
-    if not files:
-        raise ValueError(f"{seg_dir}: holds no *{PREDICTION_SUFFIX}; give the prediction's folder")
-    truths = _find_truths(gt_dir)
-    names = [file.removesuffix(PREDICTION_SUFFIX) for file in files]
+    predictions = Labels(seg_dir, worded=True).by_name
+    if not predictions:
+        raise ValueError(
+            f"{seg_dir}: holds no *{PREDICTION_SUFFIX} (nor *_masks.tif); "
+            "give the prediction's folder"
+        )
+    truths = Labels(gt_dir)
     return {
-        name: (truths.get(name, gt_dir / f"{name}.tif"), seg_dir / file)
-        for name, file in zip(names, files, strict=True)
+        name: (truths.of(_stem(path)) or gt_dir / f"{name}.tif", path)
+        for name, path in sorted(predictions.items())
     }
 
 
-def _find_truths(folder: Path) -> dict[str, Path]:
-    truths: dict[str, Path] = {}
-    for suffix in TRUTH_SUFFIXES:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            name = path.name.removesuffix(suffix)
-            if name.endswith("_label"):
-                continue  # `a_label.tif` is the truth of a, not of an image called a_label
-            truths.setdefault(name, path)
-    return truths
+def _stem(label: Path) -> str:
+    """The whole stem of the image that a label file is named after."""
+    return next(
+        (label.stem.removesuffix(w) for w in LABEL_WORDS if label.stem.endswith(w)), label.stem
+    )
 
 
 def read_pair(truth: Path, prediction: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha, TIFF 6.0 p. 3
 PHOTOMETRIC_TAG, INK_SET, COEFFICIENTS, BLACK_WHITE = 262, 332, 529, 532
 CMYK = 1  # InkSet: the four inks that a printer has, and what it is where the file does not say
 JPEGS = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.JPEG_LOSSY)  # decoded to RGB
+MOST_SAMPLES = 2**16 - 1  # what a tag of two bytes tells
 LUMA = (0.299, 0.587, 0.114)  # YCbCrCoefficients, their default
 FULL_RANGE = (0, 255, 128, 255, 128, 255)  # ReferenceBlackWhite of YCbCr, its default
 WAY_OUT = "export it as RGB or grey"
@@ -50,6 +51,8 @@ def colour_of(page: TiffPage, as_shown: bool) -> Colour:
     out either way. Raises TiffError for a model that is not understood.
     """
     count = page.samplesperpixel
+    if count > MOST_SAMPLES:
+        raise TiffError(f"is said to have {count} samples a pixel", WAY_OUT)
     extra = range(count - len(page.extrasamples), count)
     alpha = {n for n, kind in zip(extra, page.extrasamples, strict=True) if kind in ALPHA}
     samples = [n for n in range(count) if n not in alpha]

@@ -224,8 +224,8 @@ def test_a_label_is_not_kept_for_other_weights(
 
 
 def test_a_bad_image_does_not_take_the_name_of_a_good_one(tmp_path: Path, model: Model) -> None:
-    """a.0.png cannot be read and a.1.png can; a.2.png would overwrite the label of a.1.png."""
-    paths = [tmp_path / f"a.{number}.png" for number in range(3)]
+    """a.png cannot be read and a.tif can; a.bmp would overwrite the label of a.tif."""
+    paths = [tmp_path / name for name in ("a.png", "a.tif", "a.bmp")]
     paths[0].write_bytes(b"no image")
     for path in paths[1:]:
         Image.new("L", (40, 40), 9).save(path)
@@ -233,7 +233,7 @@ def test_a_bad_image_does_not_take_the_name_of_a_good_one(tmp_path: Path, model:
         bad, good, late = run(paths, tmp_path / "out", model, resume=resume)
         assert bad.error
         assert (good.error, good.kept) == (None, resume)
-        assert late.error == f"{paths[2]}: its label would overwrite that of a.1.png; rename one"
+        assert late.error == f"{paths[2]}: its label would overwrite that of a.tif; rename one"
 
 
 def test_slides_go_their_own_way(

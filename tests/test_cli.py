@@ -141,12 +141,14 @@ def test_labels_of_one_name_do_not_overwrite_each_other(
 ) -> None:
     folder = tmp_path / "same"
     folder.mkdir()
-    for name in ("a.png", "a.x.png"):
+    for name in ("a.png", "a.x.png", "a.bmp"):
         shutil.copy(images / "good.one.png", folder / name)
     result = run("predict", folder, tmp_path / "out", "--weights", bundle)
     assert result.returncode == 1
-    assert "a.x.png: its label would overwrite that of a.png" in result.stderr
-    assert (tmp_path / "out" / "a_label.tiff").exists()
+    assert "a.png: its label would overwrite that of a.bmp" in result.stderr
+    assert "a.x.png: other images are called a up to the first dot too" in result.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a_label.tiff", "a.x_label.tiff"}
 
 
 def test_nothing_is_written_where_nothing_can_start(

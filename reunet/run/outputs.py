@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reunet.batch import Outcome
 from reunet.images import ImageError, Picture, image_error, list_images, read_label
+from reunet.io.collection import case_names
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
@@ -119,13 +120,21 @@ def find_pairs(labels: Path, images: Path | None) -> list[Pair]:
     if not found:
         raise image_error(labels, "holds no labels", "name the folder that reunet predict wrote to")
     by_name = _by_name(images, found) if images else {}
-    return [Pair(file, by_name.get(_stem(file))) for file in found]
+    return [Pair(file, by_name.get(_long(file)) or by_name.get(_stem(file))) for file in found]
 
 
 def _by_name(images: Path, labels: Sequence[Path]) -> dict[str, Path]:
     files = [images] if images.is_file() else list_images(images)
     taken = {file.absolute() for file in labels} if files != [images] else set()
-    return {file.name.split(".")[0]: file for file in files if file.absolute() not in taken}
+    names = case_names([file for file in files if file.absolute() not in taken])
+    return {name: file for file, name in names.items()}
+
+
+def _long(label: Path) -> str:
+    """The whole stem of the image that a label file is named after."""
+    return next(
+        (label.stem.removesuffix(s) for s in LABEL_SUFFIXES if label.stem.endswith(s)), label.stem
+    )
 
 
 def _stem(label: Path) -> str:

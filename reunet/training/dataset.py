@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from reunet.images import ImageError, list_images, read_image, read_label
+from reunet.io.collection import Labels, case_names, own_labels, short_name
 from reunet.labels import write_label
 from reunet.metric import read_meta
 from reunet.network import Architecture
@@ -78,15 +79,17 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
     meta = read_meta(images)
     cases: Cases = {}
     left_out = {}
-    for path in list_images(images):
-        case = path.name.split(".")[0]
+    found = Labels(labels)
+    files = list_images(images)
+    files = [path for path in files if path not in own_labels(files)]
+    for path, case in case_names(files).items():
         about = meta.get(case, {})
         if about.get("split", "train") != "train":
             continue
         try:
             if case in cases:
                 raise ImageError(f"{path}: another image is called {case} too: rename one")
-            _convert_case(path, find_label(labels, path), root, case, encoding)
+            _convert_case(path, label_of(found, labels, path), root, case, encoding)
         except ImageError as error:
             left_out[path.name] = str(error)
             continue
@@ -116,17 +119,20 @@ def _versions(raw: Path, cases: Cases) -> dict[str, int]:
 
 
 def find_label(folder: Path, image: Path) -> Path:
-    """The label file of an image: `<case>_label` or `<case>` with a TIFF or PNG ending.
+    """The label file of an image, by the rule of `io.collection.Labels`.
 
     Raises ImageError where there is none; an image is not its own label.
     """
-    case = image.name.split(".")[0]
-    for stem in (f"{case}_label", case):
-        for ending in (".tiff", ".tif", ".png"):
-            path = folder / (stem + ending)
-            if path.is_file() and path != image:
-                return path
-    raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
+    return label_of(Labels(folder), folder, image)
+
+
+def label_of(labels: Labels, folder: Path, image: Path) -> Path:
+    """`find_label` among the labels of a folder."""
+    path = labels.of(image.stem)
+    if path is None or path == image or not path.is_file():
+        case = short_name(image)
+        raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
+    return path
 
 
 def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str) -> None:

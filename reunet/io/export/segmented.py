@@ -32,7 +32,8 @@ class Segmented:
     @property
     def stem(self) -> str:
         """What names of files beside the label begin with: the image's up to the first dot."""
-        return self.image.name.split(".")[0]
+        named = self.label.stem.removesuffix("_label")
+        return named if named != self.label.stem else self.image.name.split(".")[0]
 
     @cached_property
     def cells(self) -> Cells:
