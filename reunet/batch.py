@@ -25,6 +25,7 @@ from reunet.pipeline import Model, find_and_tell, predict_classes
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.run.finish import Finish
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
+from reunet.small_cells import LARGEST
 from reunet.weights import WeightsError
 
 AHEAD = 2  # images that wait between two steps
@@ -211,6 +212,15 @@ def _read(run: _Run, job: _Job) -> _Job:
     return job
 
 
+def _left_out(model: Model, shape: tuple[int, int]) -> tuple[str, ...]:
+    """A note on what is not done for an image of (H, W) because of its size."""
+    if shape[0] * shape[1] <= LARGEST:
+        return ()
+    parts = ["its folds were averaged, not voted"] * (model.vote and len(model.networks) > 1)
+    parts += ["small cells got no second look"] * model.enlarge
+    return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
+
+
 def _classify(run: _Run, job: _Job) -> None:
     outcome = job.outcome
     if outcome.error:  # found after it was read
@@ -238,12 +248,12 @@ def _classify(run: _Run, job: _Job) -> None:
 def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
     """Folds, mirroring and tiles within the budget of an image, and a note on what was chosen."""
     if run.budget is None:
-        return run.model, run.tta, ()
+        return run.model, run.tta, _left_out(run.model, job.shape)
     # The first image's time began with the process, that of the others with their turn.
     spent = sum(job.outcome.seconds.values()) if run.paces else seconds_since_start()
     seconds = allowance(run.budget, job.shape) - spent
     model, tta, note = fit(run.model, job.shape, seconds, run.tta, run.paces)
-    return model, tta, (note,)
+    return model, tta, (note, *_left_out(model, job.shape))
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:

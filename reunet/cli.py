@@ -165,7 +165,10 @@ def predict(
             asked = {"input": str(source), "device": device, "decoder": decoder, "labels": layout}
             asked["min_area"] = str(min_area) if min_area else None
             asked["pixel_size"] = f"{pixel_size.x:g},{pixel_size.y:g}" if pixel_size else None
-            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge, "vote": vote}
+            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge}
+            choices["vote"] = (
+                vote and len(model.networks) > 1
+            )  # a single fold has nobody to vote with
             choices["drop_edge_cells"] = drop_edge_cells
             about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)

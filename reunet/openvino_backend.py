@@ -6,6 +6,7 @@ C channels, H, W pixels.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 import threading
@@ -17,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from reunet.architecture import LEAK, NORM_EPS, Architecture
+from reunet.images import ImageError
+from reunet.labels import replacing
 from reunet.predict import Network
 
 CACHE_BYTES = 2**28  # of compiled graphs in all
 LARGEST_CACHED = 2**25  # bytes of a graph; where a tile takes seconds, a tenth saved is nothing
+DIGEST = 32  # bytes of the sha256 that a stored graph begins with
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -62,7 +66,11 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
 
     @lru_cache
     def request(edges: tuple[int, int]) -> Any:
-        return _compile(build_model(arch, tensors, edges), folder).create_infer_request()
+        model = build_model(arch, tensors, edges)
+        if folder is None:
+            return _compile(model).create_infer_request()
+        key = _digest(repr((arch, edges, *sorted(tensors))).encode(), *_bytes_of(tensors))
+        return _compile_or_load(model, folder, key.hex()).create_infer_request()
 
     def network(tiles: np.ndarray) -> np.ndarray:
         """Logits of tiles: (N, 3, h, w) -> (N, C, h, w), both float32."""
@@ -78,8 +86,46 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
     return network
 
 
-def _compile(model: Any, cache: Path | None = None) -> Any:
-    settings = {
+def _compile(model: Any) -> Any:
+    return openvino.Core().compile_model(model, "CPU", _settings())
+
+
+def _compile_or_load(model: Any, folder: Path, key: str) -> Any:
+    """Compile a graph, or take one that an earlier process left if every byte of it is right.
+
+    key: of all that the graph is made from. OpenVINO's own cache believes damaged files: a graph
+    with a few wrong weights finds no cells, and does not say so.
+    """
+    core, settings = openvino.Core(), _settings()
+    here = (openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME"), settings)
+    path = folder / f"{_digest(key.encode(), repr(here).encode()).hex()}.blob"
+    with contextlib.suppress(RuntimeError, OSError):
+        content = path.read_bytes()
+        if _digest(content[DIGEST:]) == content[:DIGEST]:
+            return core.import_model(content[DIGEST:], "CPU", settings)
+    compiled = core.compile_model(model, "CPU", settings)
+    with contextlib.suppress(RuntimeError, OSError, ImageError):
+        stored = compiled.export_model()
+        stored = stored if isinstance(stored, bytes) else stored.getvalue()
+        with replacing(path) as temporary:
+            temporary.write_bytes(_digest(stored) + stored)
+    return compiled
+
+
+def _digest(*parts: Any) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _bytes_of(tensors: Tensors) -> Iterator[Any]:
+    for name in sorted(tensors):
+        yield np.ascontiguousarray(tensors[name]).data.cast("B")
+
+
+def _settings() -> dict[str, Any]:
+    settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 would move the logits by 0.1
         "PERFORMANCE_HINT": "LATENCY",  # one tile after the other, all cores on each
         "ENABLE_CPU_PINNING": False,  # two processes would pin their threads to the same cores
@@ -87,11 +133,7 @@ def _compile(model: Any, cache: Path | None = None) -> Any:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal():  # OpenVINO, whose threads are of another kind, does not look at it
         settings["INFERENCE_NUM_THREADS"] = int(threads)
-    core = openvino.Core()
-    if cache:
-        with contextlib.suppress(RuntimeError, OSError):
-            return core.compile_model(model, "CPU", {**settings, "CACHE_DIR": str(cache)})
-    return core.compile_model(model, "CPU", settings)
+    return settings
 
 
 def cache_folder() -> Path | None:

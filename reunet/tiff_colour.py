@@ -59,6 +59,8 @@ def colour_of(page: TiffPage, as_shown: bool) -> Colour:
     if not as_shown or page.dtype is None:  # of no dtype: refused before it is decoded
         return Colour(BLACK_IS_ZERO, samples, sorted(alpha), [])
     model, notes = _model(page)
+    if page.is_subsampled and page.compression not in JPEGS:
+        raise TiffError("is in YCbCr colours, thinned out, but no JPEG", WAY_OUT)
     if model in COLOURS:
         _check(page, model)
         surplus = len(samples) - COLOURS[model]
@@ -100,8 +102,6 @@ def _check(page: TiffPage, model: int) -> None:
             raise TiffError("is in inks other than those of CMYK", WAY_OUT)
         _check_type(page, "CMYK", "u1", "u2", "u4")
     if model == YCBCR and not _decoder_converts(page):
-        if page.is_subsampled:
-            raise TiffError("is in YCbCr colours, thinned out, but no JPEG", WAY_OUT)
         _check_type(page, "YCbCr", "u1")
         _check_default(page, COEFFICIENTS, LUMA)
         _check_default(page, BLACK_WHITE, FULL_RANGE)

@@ -450,3 +450,22 @@ def test_a_gpu_gets_the_papers_weights(tmp_path: Path, monkeypatch: pytest.Monke
     assert pipeline.default_weights("cuda") == tmp_path / "paper"
     assert pipeline.default_weights("mps") == tmp_path / "paper"
     assert pipeline.default_weights("cpu") == tmp_path / "compact"
+
+
+def test_a_stored_graph_with_a_changed_byte_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere in it: labels of a damaged graph would be wrong, and nobody would be told."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tensors = {name: values.numpy() for name, values in build(TINY).state_dict().items()}
+    tile = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    expected = openvino_backend.build_network(TINY, tensors, 64)(tile)
+    (blob,) = (tmp_path / "reunet").glob("*.blob")
+    whole = blob.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 9)):
+        damaged = bytearray(whole)
+        damaged[place : place + 500] = bytes(255 - value for value in damaged[place : place + 500])
+        blob.write_bytes(damaged)
+        found = openvino_backend.build_network(TINY, tensors, 64)(tile)
+        np.testing.assert_array_equal(found, expected)
+        assert blob.read_bytes()[:32] == openvino_backend._digest(blob.read_bytes()[32:])
