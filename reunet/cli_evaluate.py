@@ -101,6 +101,8 @@ def evaluate(truths: Path, predictions: Path, table: Path | None, **further: Any
     except (ValueError, OSError) as error:
         raise CannotStart(str(error)) from error
     fine = True
+    for hint in evaluation.hints:
+        click.echo(one_line(f"note: {hint}"), err=True)
     for name, score in evaluation.scores.items():
         shown = one_line(f"{name:<50} {modalities.get(name, ''):<6}")
         click.echo(

@@ -7,6 +7,7 @@ Legend: H, W pixels; N true cells, M predicted cells; IoU intersection over unio
 """
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from reunet.images import read_label
+from reunet.images import ENDINGS, read_label
 from reunet.io.collection import LABEL_WORDS, Labels
 from reunet.iou import overlapping_pairs
 from reunet.labels import replacing
@@ -58,6 +59,7 @@ class Evaluation:
     scores: dict[str, Score]
     missing: list[str]
     failed: dict[str, str]
+    hints: tuple[str, ...] = ()  # on truths that are hardly meant as they are
 
 
 @dataclass(frozen=True)
@@ -227,14 +229,25 @@ def score_folder(gt_dir: Path, seg_dir: Path) -> Evaluation:
     scores: dict[str, Score] = {}
     failed: dict[str, str] = {}
     pairs = pair_files(gt_dir, seg_dir)
+    hints = []
     for name, files in pairs.items():
         try:
-            scores[name] = score_pair(*read_pair(*files))
+            gt, seg = read_pair(*files)
+            scores[name] = score_pair(gt, seg)
+            if is_mask(gt):
+                hints.append(
+                    f"{files[0]}: holds 0 and 255 alone, which is one cell: number its cells"
+                )
         except ValueError as error:
             failed[name] = str(error)
     paired = {truth for truth, _ in pairs.values()}
     missing = [name for name, truth in Labels(gt_dir).by_name.items() if truth not in paired]
-    return Evaluation(scores, sorted(missing), failed)
+    return Evaluation(scores, sorted(missing), failed, tuple(hints))
+
+
+def is_mask(labels: np.ndarray) -> bool:
+    """Whether labels are a mask of 0 and 255, in which no cell can be told from another."""
+    return bool(labels.max() == 255 and ((labels == 0) | (labels == 255)).all())
 
 
 def pair_files(gt_dir: Path, seg_dir: Path) -> dict[str, tuple[Path, Path]]:
@@ -293,17 +306,34 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
 def read_meta(folder: Path) -> dict[str, dict[str, str]]:
     """Rows of the `meta.csv` in a folder, or else in its parent, by their column `name`.
 
-    Returns {} where there is no such file. Raises ValueError for one that cannot be read.
+    In UTF-8 or UTF-16, with `,`, `;` or tabs, names with or without an image's ending. Returns {}
+    where there is no such file. Raises ValueError for one that cannot be read or lacks the column.
     """
     for place in (folder, folder.absolute().parent):
         meta = place / "meta.csv"
         if meta.is_file():
             try:
-                with meta.open(newline="", encoding="utf-8-sig") as file:
-                    return {row["name"]: row for row in csv.DictReader(file) if row.get("name")}
+                return _rows_by_name(meta)
             except (csv.Error, UnicodeError) as error:
                 raise ValueError(f"{meta}: no CSV in UTF-8 ({error}): save it anew") from error
     return {}
+
+
+def _rows_by_name(meta: Path) -> dict[str, dict[str, str]]:
+    content = meta.read_bytes()
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as spreadsheets write "Unicode text"
+    text = content.decode("utf-16" if wide else "utf-8-sig")
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    if text.strip() and "name" not in (rows.fieldnames or ()):
+        raise ValueError(f"{meta}: has no column called name: add one, or take the file away")
+    found = {}
+    for row in rows:
+        if name := row.get("name"):
+            ending = Path(name).suffix.lower()
+            found[Path(name).stem if ending in ENDINGS else name] = row
+    return found
 
 
 def read_modalities(folder: Path) -> dict[str, str]:

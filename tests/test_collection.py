@@ -9,7 +9,7 @@ import tifffile
 
 from reunet.images import ImageError
 from reunet.io.collection import Labels, case_names, own_labels, passed_over
-from reunet.metric import score_folder
+from reunet.metric import read_modalities, score_folder
 from reunet.training.dataset import find_label
 
 LABELS = np.zeros((30, 40), np.uint16)
@@ -94,3 +94,30 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     told = passed_over(tmp_path, images)
     assert told == "1 sub-folder, 1 label, 3 other files (.czi, .txt)"
     assert passed_over(tmp_path / "sub", [tmp_path / "sub" / "c.png"]) == ""
+
+
+def test_a_mask_as_truth_gets_a_hint(tmp_path: Path) -> None:
+    put(tmp_path / "seg", "a_label.tiff")
+    (tmp_path / "gt").mkdir()
+    tifffile.imwrite(tmp_path / "gt" / "a.tif", (LABELS > 0) * np.uint8(255))
+    (hint,) = score_folder(tmp_path / "gt", tmp_path / "seg").hints
+    assert "0 and 255 alone" in hint
+    assert not score_folder(tmp_path / "seg", tmp_path / "seg").hints
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["", ".png", ".TIF"])
+def test_meta_csv_as_spreadsheets_write_it(
+    tmp_path: Path, encoding: str, separator: str, ending: str
+) -> None:
+    rows = [("name", "modality"), (f"a{ending}", "fluo"), (f"b{ending}", "pc")]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "meta.csv").write_bytes(text.encode(encoding))
+    assert read_modalities(tmp_path) == {"a": "fluo", "b": "pc"}
+
+
+def test_a_meta_csv_without_names_is_complained_of(tmp_path: Path) -> None:
+    (tmp_path / "meta.csv").write_text("image,modality\na,fluo\n")
+    with pytest.raises(ValueError, match="no column called name"):
+        read_modalities(tmp_path)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exhibits import ERROR, PASSED_OVER, PLAIN, Expectation
+from kinds import tiff_choices, tiff_descriptions, tiff_models
 from PIL import Image
 from places import damaged, names
 from simple import bmps, jpegs, pngs
@@ -30,6 +31,7 @@ from reunet.tiffchecks import MAX_DIRECTORIES
 GROUPS = (
     *(pngs, jpegs, bmps),
     *(tiff_compressions, tiff_layouts, tiff_types, tiff_photometrics, tiff_channels, tiff_stacks),
+    *(tiff_choices, tiff_descriptions, tiff_models),
     *(names, damaged),
 )
 
@@ -90,14 +92,19 @@ a plain 8-bit PNG of the same pixels.
 
 * **Files.** The contents decide how a file is read; its ending only has to be one of
   `{" ".join(ENDINGS)}`, in any case. Symbolic links are followed. Sub-folders,
-  hidden files and other endings are passed over. A label is named after the image up to the first
-  dot; of two images whose labels would bear one name, the second is an error.
-* **Colours.** Grey is repeated three times, a palette becomes RGB, CMYK is mixed, alpha is dropped,
-  white-is-zero is inverted. Profiles, gamma and the orientation in EXIF are not applied: the
+  hidden files, labels of images beside them and other endings are passed over, which is told once
+  with numbers. A label is named after the image up to the first dot, after its whole stem where
+  several begin alike; of two images of one stem, the second is an error.
+* **Colours.** Grey is repeated three times, a palette becomes RGB, CMYK is mixed, CIELAB and YCbCr
+  are converted, alpha is dropped, white-is-zero is inverted; other colour models are refused.
+  Profiles, gamma and the orientation in EXIF are not applied: the
   challenge measures the stored array, and a label has to lie on it.
 * **Channels and planes.** Of more than three channels the first three count; of two, the third is
   empty. Of a stack the first plane counts, of a pyramid the full size. A `note:` says so.
-* **Numbers.** Integers of 1 to 64 bits and floats; NaN and infinities become 0, with a note.
+  Of several pictures the largest counts that no tag or name calls a thumbnail, a mask or a label.
+  Descriptions (OME, ImageJ, tifffile) that do not fit the pages are not believed.
+* **Numbers.** Integers of 1 to 64 bits and floats; NaN, infinities and marks of no data (-3.4e38)
+  become 0, with a note. Contrast is relative: 0 and 1 is the mask that 0 and 255 is.
 * **Limits.** {MAX_PIXELS:,} pixels of {PIXEL_BYTES} bytes; `REUNET_MAX_PIXELS=2000000000` in the
   environment raises the limit to as many pixels. {MAX_DIRECTORIES:,} pictures in a TIFF.
 * **Damage.** Half a picture is an error, never half a label. A file that would take more time or
