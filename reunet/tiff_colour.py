@@ -120,7 +120,7 @@ def _check_default(page: TiffPage, tag: int, default: tuple[float, ...]) -> None
         return
     numbers = np.asarray(told, np.float64).ravel()
     if len(numbers) == 2 * len(default):  # rationals
-        numbers = numbers[::2] / numbers[1::2]
+        numbers = numbers[::2] / np.where(numbers[1::2], numbers[1::2], np.inf)
     if numbers.shape != (len(default),) or np.abs(numbers - default).max() > 0.005 * max(default):
         raise TiffError("is in YCbCr colours with coefficients of its own", WAY_OUT)
 
