@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import TINY
+from conftest import PICTURES, ROOT, SAMPLE_IMAGES, TINY
 from reunet import folds, openvino_backend, pipeline, torch_backend
 from reunet.folds import Fold, Gpu, GpuFold
 from reunet.images import read_image
@@ -26,8 +26,7 @@ from reunet.tiles import FLIPS
 from reunet.torch_backend import TorchNetwork
 from reunet.weights import WeightsError, load_tensors, open_bundle
 
-SAMPLES = Path(__file__).with_name("data") / "samples" / "images"
-COMPACT = Path(__file__).resolve().parents[1] / "weights" / "compact"
+COMPACT = ROOT / "weights/compact"
 RNG = np.random.default_rng(0)
 NOISE = RNG.standard_normal((3, 3, 64, 96), dtype=np.float32)
 
@@ -59,7 +58,7 @@ def compact() -> tuple[Architecture, dict[str, np.ndarray]]:
 
 
 def sample(name: str) -> np.ndarray:
-    image = normalise_channels(read_image(next(SAMPLES.glob(f"{name}*"))).pixels)
+    image = normalise_channels(read_image(next(SAMPLE_IMAGES.glob(f"{name}*"))).pixels)
     height, width = (min(512, n // 32 * 32) for n in image.shape[:2])
     return z_score(image[:height, :width].transpose(2, 0, 1))[np.newaxis]
 
@@ -341,7 +340,7 @@ def on_gpu(bundle: Path) -> tuple[Gpu, list[GpuFold]]:
 
 
 def blood() -> np.ndarray:
-    path = Path(__file__).parent / "data" / "images" / "blood.png"
+    path = PICTURES / "blood.png"
     return normalise_channels(read_image(path).pixels)
 
 

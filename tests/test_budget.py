@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from conftest import SAMPLE_IMAGES
 from reunet.batch import segment_files
 from reunet.budget import RESERVE, Plan, allowance, choose, fit, plans, seconds_since_start
 from reunet.cli import main
@@ -80,9 +81,6 @@ def test_the_process_has_an_age() -> None:
     assert seconds_since_start() >= first
 
 
-SAMPLES = Path(__file__).with_name("data") / "samples" / "images"
-
-
 @pytest.mark.parametrize(("seconds", "tta"), [(1e6, True), (1e6, False), (1e-6, True)])
 def test_fit_takes_all_there_is_time_for(seconds: float, tta: bool) -> None:
     model = load_model(device="cpu")
@@ -113,7 +111,7 @@ def test_a_pace_is_measured_once_a_tile() -> None:
 
 
 def test_too_small_a_budget_does_the_least_and_says_so(tmp_path: Path) -> None:
-    image = list_images(SAMPLES)[0]
+    image = list_images(SAMPLE_IMAGES)[0]
     model = load_model(device="cpu")
     [outcome] = segment_files([image], tmp_path, model, tta=True, decoder=None, budget="0.001")
     assert outcome.error is None
@@ -123,7 +121,7 @@ def test_too_small_a_budget_does_the_least_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_bad_budget_starts_nothing(tmp_path: Path) -> None:
-    arguments = ["predict", str(SAMPLES), str(tmp_path / "out"), "--budget", "soon"]
+    arguments = ["predict", str(SAMPLE_IMAGES), str(tmp_path / "out"), "--budget", "soon"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "give challenge or seconds" in result.output

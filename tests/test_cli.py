@@ -14,12 +14,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import reunet
+from conftest import REUNET, ROOT, SAMPLES
 from reunet import cli, pipeline, weights
 from reunet.images import read_label
 
 YEAST = "baby_yeast_bf__prime95b_testC_tp3"
-SAMPLES = Path(__file__).with_name("data") / "samples"
-REUNET = Path(sys.executable).with_name("reunet")
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -199,7 +198,7 @@ def test_version() -> None:
 
 def test_predict_sh_segments_the_samples_well(tmp_path: Path) -> None:
     """The shipped weights, through the door that everyone uses."""
-    script = Path(__file__).resolve().parents[1] / "predict.sh"
+    script = ROOT / "predict.sh"
     path = f"{REUNET.parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
         ["sh", script, SAMPLES / "images", tmp_path / "out"],

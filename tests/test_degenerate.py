@@ -1,7 +1,6 @@
 """Pictures that hold nothing, everything, or far too much: through the whole pipeline."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from conftest import REUNET
 from reunet.images import read_image, read_label
 from reunet.labels import label_path, write_label
 from reunet.metric import TILED_FROM, score_pair
@@ -18,7 +18,6 @@ from reunet.pipeline import Model, load_model, segment
 from reunet.targets import encode
 from reunet.tiles import content_box
 
-REUNET = Path(sys.executable).with_name("reunet")
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (70, 90, 3), dtype=np.uint8)
 LEVELS = np.array([10, 230, 120], np.uint8)  # shades of background, interior and boundary

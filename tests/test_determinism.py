@@ -6,13 +6,13 @@ With the shipped weights and real images, because rounding only shows where clas
 import dataclasses
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import REUNET, SAMPLE_IMAGES
 from reunet import predict
 from reunet.images import read_image, read_label
 from reunet.instances import decode
@@ -21,9 +21,7 @@ from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, load_model, segment
 from reunet.slides import segment_slide
 
-SAMPLES = Path(__file__).with_name("data") / "samples" / "images"
-REUNET = Path(sys.executable).with_name("reunet")
-NAMES = sorted(path.stem for path in SAMPLES.iterdir())
+NAMES = sorted(path.stem for path in SAMPLE_IMAGES.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def model() -> Model:
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A piece of every sample."""
     folder = tmp_path_factory.mktemp("crops")
-    for path in SAMPLES.iterdir():
+    for path in SAMPLE_IMAGES.iterdir():
         Image.open(path).crop((30, 40, 190, 170)).save(folder / path.name)
     return folder
 
@@ -66,11 +64,11 @@ def test_runs_and_cores(crops: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_and_cores_on_whole_samples(tmp_path: Path) -> None:
-    first = labels_of_a_run(SAMPLES, tmp_path / "first")
+    first = labels_of_a_run(SAMPLE_IMAGES, tmp_path / "first")
     assert len(first) == len(NAMES)
-    assert labels_of_a_run(SAMPLES, tmp_path / "again") == first
-    assert labels_of_a_run(SAMPLES, tmp_path / "one core", cores="1") == first
-    assert labels_of_a_run(SAMPLES, tmp_path / "one thread", OMP_NUM_THREADS="1") == first
+    assert labels_of_a_run(SAMPLE_IMAGES, tmp_path / "again") == first
+    assert labels_of_a_run(SAMPLE_IMAGES, tmp_path / "one core", cores="1") == first
+    assert labels_of_a_run(SAMPLE_IMAGES, tmp_path / "one thread", OMP_NUM_THREADS="1") == first
 
 
 def load_on_pytorch(monkeypatch: pytest.MonkeyPatch) -> Model:
@@ -109,7 +107,7 @@ def test_whole_and_streamed(name: str, crops: Path, model: Model, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_and_streamed_samples(name: str, model: Model, tmp_path: Path) -> None:
-    test_whole_and_streamed(name, SAMPLES, model, tmp_path)
+    test_whole_and_streamed(name, SAMPLE_IMAGES, model, tmp_path)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "torch"])

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import pytest
 
+from conftest import ROOT
 from reunet.cli import main
 from reunet.io.export.tables import CELL_COLUMNS, IMAGE_COLUMNS
 from reunet.iou_range import COLUMNS
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LONGEST_README = 8000  # bytes: a first reader finishes it
 

@@ -22,7 +22,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import save_tiny_bundle
+from conftest import REUNET, ROOT, save_tiny_bundle
 from reunet import batch, cli, torch_backend
 from reunet.batch import segment_files
 from reunet.images import read_label
@@ -30,8 +30,6 @@ from reunet.labels import remove_leftovers, replacing
 from reunet.pipeline import Model, load_model, segment
 from reunet.run import finish
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-REUNET = Path(sys.executable).with_name("reunet")
 SHAPES = [(40, 50), (150, 140), (160, 150), (170, 160), (180, 170), (44, 50)]  # (H, W)
 
 
@@ -83,7 +81,7 @@ EVERY_NAME = [str(number) for number in range(len(SHAPES))]
 @pytest.mark.slow
 def test_killed_at_random_moments() -> None:
     """`benchmarks/faults.py` fails where a label is lost, wrong or made twice."""
-    script = REPOSITORY / "benchmarks" / "faults.py"
+    script = ROOT / "benchmarks" / "faults.py"
     result = run([sys.executable, str(script), "--rounds", "8"])
     assert result.returncode == 0, result.stdout + result.stderr
 

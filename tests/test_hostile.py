@@ -16,12 +16,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from conftest import REUNET, ROOT
 from reunet.images import ImageError, one_line, read_image
 from reunet.labels import label_path, write_label
 
-ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"
-REUNET = Path(sys.executable).with_name("reunet")
 SECONDS = 10  # for any of these files, on a busy machine
 BYTES = 2**25  # of memory for it
 GREY = np.asarray(Image.open(ROOT / "tests" / "data" / "images" / "nuclei.png"))[:40, :50]

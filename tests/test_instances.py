@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
-from skimage.measure import label
-from skimage.morphology import remove_small_holes, remove_small_objects
 
+from conftest import SAMPLES
 from reunet import growth
 from reunet.bands import Regions, across_corners, cut, unite
 from reunet.growth import FREE, grow
@@ -22,14 +21,21 @@ from reunet.instances import DECODERS, decode
 from reunet.metric import score_pair
 from reunet.targets import BACKGROUND, BOUNDARY, ENCODINGS, INTERIOR, encode
 
-SAMPLES = sorted(Path(__file__).with_name("data").glob("samples/labels/*.tiff"))
+TRUTHS = sorted(SAMPLES.glob("labels/*.tiff"))
 EIGHT = np.ones((3, 3))
 WAYS = [("paper", "paper"), ("regrow", "paper"), ("regrow", "thin")]
 
 
+def remove_small_objects(mask: np.ndarray, max_size: int) -> np.ndarray:
+    morphology = pytest.importorskip("skimage.morphology")
+    return np.asarray(morphology.remove_small_objects(mask, max_size=max_size))
+
+
 def official_instances(classes: np.ndarray) -> np.ndarray:
-    interior = remove_small_holes(classes == INTERIOR, max_size=63)
-    return label(remove_small_objects(interior, max_size=15))
+    morphology = pytest.importorskip("skimage.morphology")
+    interior = morphology.remove_small_holes(classes == INTERIOR, max_size=63)
+    label = pytest.importorskip("skimage.measure").label
+    return np.asarray(label(remove_small_objects(interior, max_size=15)))
 
 
 def slow_growth(seeds: np.ndarray, through: np.ndarray) -> np.ndarray:
@@ -218,7 +224,7 @@ def test_random_maps_hold_cells() -> None:
     assert sum(cells) > 50
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TRUTHS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 def test_real_cells_in_bands_of_any_height(path: Path, encoding: str) -> None:
     classes = encode(read_label(path), encoding)
@@ -243,7 +249,7 @@ def test_paper_decoder_is_the_official_one(seed: int) -> None:
     assert same_partition(decode(classes, "paper"), official_instances(classes))
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TRUTHS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("encoding", ["paper", "thin"])
 def test_regrow_gives_real_cells_back(path: Path, encoding: str) -> None:
     truth = read_label(path)
@@ -421,7 +427,7 @@ def test_time_does_not_grow_with_the_number_of_cells(decoder: str) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_memory_is_that_of_a_band_however_high_the_picture(decoder: str, tmp_path: Path) -> None:
-    classes = np.tile(encode(read_label(SAMPLES[0])), (40, 2))
+    classes = np.tile(encode(read_label(TRUTHS[0])), (40, 2))
     stored = np.memmap(tmp_path / "classes", np.uint8, "w+", shape=classes.shape)
     stored[:] = classes
     out = np.memmap(tmp_path / "labels", np.int32, "w+", shape=classes.shape)

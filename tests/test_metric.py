@@ -11,6 +11,7 @@ import tifffile
 from imagecodecs import png_encode
 from scipy.optimize import linear_sum_assignment
 
+from conftest import DATA, ROOT
 from reunet.metric import (
     Score,
     read_modalities,
@@ -20,8 +21,8 @@ from reunet.metric import (
     write_csv,
 )
 
-CASES = Path(__file__).parent / "data" / "metric"
-ALL_CASES = Path(__file__).parents[2] / "shared" / "data" / "metric_cases"
+CASES = DATA / "metric"
+ALL_CASES = ROOT.parent / "shared/data/metric_cases"
 FOLDERS = [folder for folder in (CASES, ALL_CASES) if folder.is_dir()]
 
 

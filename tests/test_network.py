@@ -1,39 +1,12 @@
-"""The network against nnU-Net's own class and the paper's size."""
+"""The network: the paper's size, names and shapes."""
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
+from conftest import TINY
 from reunet.architecture import parameter_shapes
 from reunet.network import COMPACT, PAPER, Architecture, UNet, build
-
-TINY = Architecture(features=(4, 8, 8), dropout=0.0)
-
-
-def reference(arch: Architecture) -> PlainConvUNet:
-    """nnU-Net's network of the same description, deep supervision off, random affine norms."""
-    stages = len(arch.features)
-    network = PlainConvUNet(
-        input_channels=arch.in_channels,
-        n_stages=stages,
-        features_per_stage=arch.features,
-        conv_op=nn.Conv2d,
-        kernel_sizes=3,
-        strides=[1] + [2] * (stages - 1),
-        n_conv_per_stage=arch.convs_per_block,
-        num_classes=arch.classes,
-        n_conv_per_stage_decoder=arch.convs_per_block,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm2d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=False,
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return network.eval()
 
 
 @pytest.mark.parametrize(("arch", "expected"), [(PAPER, 52_564_152), (COMPACT, 5_160_127)])
@@ -46,23 +19,6 @@ def test_number_of_parameters(arch: Architecture, expected: int) -> None:
 
 def test_the_divisor_is_256_for_the_paper() -> None:
     assert PAPER.divisor == 256
-
-
-@torch.inference_mode()
-def test_logits_equal_nnunets() -> None:
-    torch.manual_seed(0)
-    theirs = reference(TINY)
-    mine = UNet(TINY).eval()
-    names = mine.state_dict().keys()
-    mine.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in names})
-    image = torch.randn(2, 3, 24, 40)
-    assert torch.equal(mine(image), theirs(image))
-
-
-def test_parameters_are_called_as_in_nnunet() -> None:
-    mine = dict(UNet(TINY).named_parameters())
-    theirs = dict(reference(TINY).named_parameters())  # names every shared tensor once
-    assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 @pytest.mark.parametrize(

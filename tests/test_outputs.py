@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from conftest import ABOUT, TINY
+from conftest import ABOUT, ROOT, SAMPLES, TINY
 from reunet import cli
 from reunet.images import read_label
 from reunet.io.pixel_size import read_pixel_size
@@ -176,7 +176,7 @@ def test_the_challenge_gets_what_it_always_got(images: Path, bundle: Path, tmp_p
         assert tiff.pages.first.dtype == np.int16
         assert not tiff.is_ome
         assert tiff.pages.first.tags["ResolutionUnit"].value == 1  # none
-    script = (Path(__file__).parents[1] / "predict.sh").read_text()
+    script = (ROOT / "predict.sh").read_text()
     assert "/workspace/outputs --budget challenge --labels challenge" in script
 
 
@@ -316,7 +316,7 @@ def test_report_of_labels_without_images(masks: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_over_a_range_and_with_pictures(tmp_path: Path) -> None:
-    samples = Path(__file__).parent / "data" / "samples"
+    samples = SAMPLES
     seg, table = tmp_path / "seg", tmp_path / "range.csv"
     seg.mkdir()
     for file in (samples / "labels").iterdir():

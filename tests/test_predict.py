@@ -1,32 +1,34 @@
-"""The sliding window against nnU-Net's own predictor, and the invariants it has to keep.
+"""The sliding window: the invariants that it has to keep.
 
-Parity is tested with two folds of a small network that was trained on the images at hand: random
-weights give logits so close to each other that arg-max agreement means little.
+Beside nnU-Net's own predictor it is tested in tests/training/test_nnunet.py.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from imagecodecs import imread
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
-    ZScoreNormalization,
+from pictures import (
+    ARCH,
+    BLOOD,
+    DEFAULT,
+    NUCLEI,
+    PARITY,
+    PATCH,
+    THRIFTY,
+    each_image,
+    rough_classes,
+    scaled_content,
+    train,
+    with_margins,
 )
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from scipy import ndimage
-from torch import Tensor
 
+from conftest import SAMPLES
 from reunet.images import read_image, read_label
 from reunet.instances import MIN_OBJECT
-from reunet.network import Architecture, UNet
-from reunet.normalise import normalise_channels, scaling_of, z_score
+from reunet.network import build
+from reunet.normalise import normalise_channels, scaling_of
 from reunet.predict import (
     OUTSIDE_LOGITS,
     SMALLEST_CELL,
@@ -42,275 +44,58 @@ from reunet.predict import (
 from reunet.tiles import FLIPS, Flip, Tiling, Window, content_box, tile_windows
 from reunet.torch_backend import TorchNetwork
 
-PICTURES = Path(__file__).parent / "data" / "images"
-PATCH = 64
-ARCH = Architecture(features=(8, 16, 32), dropout=0.0)
-PARITY = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, parity=True)
-DEFAULT = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, stretch=1)  # nnU-Net's tiles
-THRIFTY = Tiling(tile=PATCH, smallest=16, divisor=ARCH.divisor)
+
+@pytest.fixture(scope="module")
+def networks() -> list[Network]:
+    """Two folds."""
+    return [trained(seed) for seed in (0, 1)]
 
 
-def picture(name: str) -> np.ndarray:
-    pixels = np.asarray(imread(PICTURES / f"{name}.png"))
-    return normalise_channels(pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1))
-
-
-def with_margins(image: np.ndarray) -> np.ndarray:
-    return np.pad(image, ((7, 20), (0, 31), (0, 0)))
-
-
-NUCLEI, BLOOD = picture("nuclei"), picture("blood")
-IMAGES = {
-    "grey": NUCLEI,  # 140 × 176
-    "colour, odd size": BLOOD,  # 131 × 151
-    "one tile": BLOOD[:64, :64],
-    "smaller than a tile": NUCLEI[20:61, 100:133],
-    "narrower than a tile": BLOOD[:, :37],
-    "black margins": with_margins(BLOOD[:80, :101]),
-    "one pixel high": BLOOD[50:51],
-    "one pixel wide": NUCLEI[:40, 9:10],
-    "one pixel": BLOOD[:1, :1],
-    "all black": np.zeros((70, 30, 3), np.uint8),
-}
-each_image = pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
-
-
-class Folds(NamedTuple):
-    theirs: nnUNetPredictor
-    mine: list[Network]
-
-
-def plans() -> dict[str, Any]:
-    stages = len(ARCH.features)
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    kinds = ("data", "seg", "probabilities")
-    configuration = {
-        "data_identifier": "tiny",
-        "preprocessor_name": "DefaultPreprocessor",
-        "patch_size": [PATCH, PATCH],
-        "spacing": [1.0, 1.0],
-        "normalization_schemes": ["ZScoreNormalization"] * 3,
-        "use_mask_for_norm": [False] * 3,
-        **{f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in kinds},
-        **{f"resampling_fn_{kind}_kwargs": resampling for kind in kinds},
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": list(ARCH.features),
-                "conv_op": "torch.nn.modules.conv.Conv2d",
-                "kernel_sizes": [[3, 3]] * stages,
-                "strides": [[1, 1]] + [[2, 2]] * (stages - 1),
-                "n_conv_per_stage": [2] * stages,
-                "n_conv_per_stage_decoder": [2] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }
-    return {
-        "dataset_name": "Dataset001_Tiny",
-        "plans_name": "plans",
-        "image_reader_writer": "NaturalImage2DIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "foreground_intensity_properties_per_channel": {"0": {}, "1": {}, "2": {}},
-        "label_manager": "LabelManager",
-        "configurations": {"2d": configuration},
-    }
-
-
-def rough_classes(image: np.ndarray) -> np.ndarray:
-    """Something to learn: the brighter or darker blobs and their rims. Returns (H, W) int64."""
-    grey = ndimage.gaussian_filter(image.mean(axis=-1), 1)
-    blobs = np.abs(grey - np.median(grey)) > 40
-    rims = blobs & ~ndimage.binary_erosion(blobs, iterations=2)
-    return np.where(rims, 2, blobs).astype(np.int64)
-
-
-def train(network: torch.nn.Module, seed: int, steps: int = 150) -> None:
-    rng = np.random.default_rng(seed)
-    cases = [(z_score(i.transpose(2, 0, 1)), rough_classes(i)) for i in (NUCLEI, BLOOD)]
-    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(steps):
-        scaled, classes = cases[rng.integers(2)]
-        y, x = (rng.integers(n - PATCH + 1) for n in classes.shape)
-        patch = slice(y, y + PATCH), slice(x, x + PATCH)
-        logits = network(torch.from_numpy(scaled[:, *patch])[None])
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(classes[patch])[None])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-
-
-def save_fold(folder: Path, fold: int) -> dict[str, Tensor]:
-    torch.manual_seed(fold)
-    manager = PlansManager(plans())
-    network = nnUNetTrainer.build_network_architecture(
-        manager, manager.get_configuration("2d"), 3, 3, enable_deep_supervision=False
-    )
-    train(network, seed=fold)
-    weights: dict[str, Tensor] = network.state_dict()
-    (folder / f"fold_{fold}").mkdir()
-    checkpoint = {
-        "network_weights": weights,
-        "trainer_name": "nnUNetTrainer",
-        "init_args": {"configuration": "2d"},
-        "inference_allowed_mirroring_axes": (0, 1),
-    }
-    torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
-    return weights
-
-
-def own_network(weights: dict[str, Tensor]) -> Network:
-    network = UNet(ARCH)
-    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+def trained(seed: int) -> Network:
+    torch.manual_seed(seed)
+    network = build(ARCH)
+    train(network, seed)
     return TorchNetwork(network.eval())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads that share their cores with another job wait for each other for minutes.
-
-    nnU-Net also sets a number of threads of its own, on which the last bit may depend.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folds(tmp_path_factory: pytest.TempPathFactory) -> Folds:
-    """One model folder, read by nnU-Net's predictor, and its weights in our own network."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "plans.json").write_text(json.dumps(plans()))
-    labels = {"background": 0, "interior": 1, "boundary": 2}
-    channels = {"0": "R", "1": "G", "2": "B"}
-    dataset = {"channel_names": channels, "labels": labels, "file_ending": ".png"}
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    mine = [own_network(save_fold(folder, fold)) for fold in (0, 1)]
-    theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    theirs.initialize_from_trained_model_folder(str(folder), (0, 1))
-    return Folds(theirs, mine)
-
-
-def scaled_content(image: np.ndarray) -> np.ndarray:
-    channels = image.transpose(2, 0, 1)
-    return z_score(channels[:, *content_box(channels)])
-
-
-def nnunet_logits(predictor: nnUNetPredictor, scaled: np.ndarray, mirror: bool) -> np.ndarray:
-    predictor.use_mirroring = mirror
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(scaled)[:, None])
-    assert logits.dtype == torch.half
-    return np.asarray(logits[:, 0].float().numpy())  # (3, h, w)
-
-
-def nnunet_classes(predictor: nnUNetPredictor, image: np.ndarray) -> np.ndarray:
-    predictor.use_mirroring = True
-    channels = image.transpose(2, 0, 1)[:, None]  # (3, 1, H, W)
-    (classes,) = predictor.predict_single_npy_array(channels, {"spacing": [999.0, 1.0, 1.0]})
-    return np.asarray(classes)  # (H, W)
-
-
-def test_the_trained_folds_tell_the_classes_apart(folds: Folds) -> None:
-    classes = predict_logits(NUCLEI, folds.mine, PARITY).argmax(0)
+def test_the_trained_folds_tell_the_classes_apart(networks: list[Network]) -> None:
+    classes = predict_logits(NUCLEI, networks, PARITY).argmax(0)
     assert (classes == rough_classes(NUCLEI)).mean() > 0.85  # background alone: 0.77
     assert set(np.unique(classes)) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("mirror", [True, False], ids=["mirrored", "plain"])
 @each_image
-def test_parity_mode_gives_nnunets_logits_to_the_bit(
-    folds: Folds, image: np.ndarray, mirror: bool
+def test_small_edges_give_logits_for_every_image(
+    networks: list[Network], image: np.ndarray
 ) -> None:
-    scaled = scaled_content(image)
-    tiling = Tiling(PATCH, 16, ARCH.divisor, mirror=mirror, parity=True)
-    mine = predict_scaled(scaled, folds.mine, tiling)
-    assert np.array_equal(mine, nnunet_logits(folds.theirs, scaled, mirror))
-
-
-def test_parity_holds_for_a_single_fold(folds: Folds) -> None:
-    scaled = scaled_content(BLOOD)
-    everything = folds.theirs.list_of_parameters
-    folds.theirs.list_of_parameters = everything[1:]
-    theirs = nnunet_logits(folds.theirs, scaled, True)
-    folds.theirs.list_of_parameters = everything
-    assert np.array_equal(predict_scaled(scaled, folds.mine[1:], PARITY), theirs)
-
-
-@pytest.mark.parametrize("tiling", [PARITY, DEFAULT], ids=["parity", "default"])
-@each_image
-def test_classes_are_nnunets_from_the_image_on(
-    folds: Folds, image: np.ndarray, tiling: Tiling
-) -> None:
-    """The whole way: crop, z-score, tiles, folds, paste."""
-    logits = predict_logits(image, folds.mine, tiling)
-    mismatches = logits.argmax(0) != nnunet_classes(folds.theirs, image)
-    if tiling.parity:
-        assert not mismatches.any()
-    else:  # 99.9 %; a pixel that differs is a near tie, however small the image
-        assert mismatches.mean() <= 0.001 or mismatches.sum() <= 2
-        highest = np.sort(logits, axis=0)
-        assert (highest[2] - highest[1])[mismatches].max(initial=0) < 0.05
-
-
-@pytest.mark.parametrize("memory", ["rows of channels", "channels of rows"])
-@each_image
-def test_z_score_is_nnunets_to_the_bit(image: np.ndarray, memory: str) -> None:
-    channels = image.transpose(2, 0, 1)
-    if memory == "channels of rows":
-        channels = np.ascontiguousarray(channels)
-    nnunet = ZScoreNormalization(use_mask_for_norm=False, intensityproperties={})
-    for mine, channel in zip(z_score(channels), channels, strict=True):
-        theirs = nnunet.run(np.ascontiguousarray(channel)[None].astype(np.float32))[0]
-        assert np.array_equal(mine, theirs)
-
-
-@each_image
-def test_single_precision_stays_close_to_half(folds: Folds, image: np.ndarray) -> None:
-    scaled = scaled_content(image)
-    mine = predict_scaled(scaled, folds.mine, DEFAULT)
-    assert np.abs(mine - nnunet_logits(folds.theirs, scaled, True)).max() < 0.05
-
-
-@each_image
-def test_small_edges_give_logits_for_every_image(folds: Folds, image: np.ndarray) -> None:
-    logits = predict_logits(image, folds.mine, THRIFTY)
+    logits = predict_logits(image, networks, THRIFTY)
     assert logits.shape == (3, *image.shape[:2])
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
 
 
-def test_black_margins_are_background(folds: Folds) -> None:
-    logits = predict_logits(with_margins(BLOOD), folds.mine, DEFAULT)
+def test_black_margins_are_background(networks: list[Network]) -> None:
+    logits = predict_logits(with_margins(BLOOD), networks, DEFAULT)
     outside = np.ones(logits.shape[1:], bool)
     outside[7 : 7 + BLOOD.shape[0], : BLOOD.shape[1]] = False
     assert (logits[:, outside] == np.reshape(OUTSIDE_LOGITS, (3, 1))).all()
     assert (logits.argmax(0)[outside] == 0).all()
-    inside = predict_logits(BLOOD, folds.mine, DEFAULT)
+    inside = predict_logits(BLOOD, networks, DEFAULT)
     assert np.array_equal(logits[:, ~outside].reshape(inside.shape), inside)
 
 
-def test_logits_of_folds_are_averaged(folds: Folds) -> None:
-    alone = [predict_logits(BLOOD, [network], DEFAULT) for network in folds.mine]
-    together = predict_logits(BLOOD, folds.mine, DEFAULT)
+def test_logits_of_folds_are_averaged(networks: list[Network]) -> None:
+    alone = [predict_logits(BLOOD, [network], DEFAULT) for network in networks]
+    together = predict_logits(BLOOD, networks, DEFAULT)
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_mirrored_image_has_the_mirrored_logits(folds: Folds, axis: int) -> None:
+def test_a_mirrored_image_has_the_mirrored_logits(networks: list[Network], axis: int) -> None:
     image = NUCLEI[:PATCH, :PATCH]  # one tile: weights of several peak beside their centres
-    mirrored = predict_logits(np.flip(image, axis), folds.mine, DEFAULT)
+    mirrored = predict_logits(np.flip(image, axis), networks, DEFAULT)
     back = np.flip(mirrored, axis + 1)
-    np.testing.assert_allclose(back, predict_logits(image, folds.mine, DEFAULT), atol=1e-4)
+    np.testing.assert_allclose(back, predict_logits(image, networks, DEFAULT), atol=1e-4)
 
 
 def pointwise(pixels: np.ndarray) -> np.ndarray:
@@ -543,8 +328,6 @@ def test_a_network_that_averages_itself_is_let() -> None:
 
 # -- tiles without content
 
-SAMPLES = PICTURES.parent / "samples"
-
 
 def on_glass(image: np.ndarray, glass: int = 255) -> np.ndarray:
     """A picture on an empty slide of 40 columns before it and 200 behind it."""
@@ -562,7 +345,7 @@ def reach(shape: tuple[int, int], windows: Sequence[Window]) -> np.ndarray:
 @pytest.mark.parametrize("glass", [255, 238, 0, 90])
 @pytest.mark.parametrize("picture", [BLOOD, NUCLEI], ids=["blood", "nuclei"])
 def test_tiles_on_glass_are_skipped_and_the_others_keep_their_classes(
-    folds: Folds, picture: np.ndarray, glass: int
+    networks: list[Network], picture: np.ndarray, glass: int
 ) -> None:
     image = on_glass(picture, glass)
     image[0, 0] = image[-1, -1] = 255 - glass  # else black glass is a margin
@@ -570,7 +353,7 @@ def test_tiles_on_glass_are_skipped_and_the_others_keep_their_classes(
 
     def counted(tiles: np.ndarray) -> np.ndarray:
         calls.append(len(tiles))
-        return folds.mine[0](tiles)
+        return networks[0](tiles)
 
     tiling = replace(DEFAULT, mirror=False)
     everything = classify(image, [counted], tiling)

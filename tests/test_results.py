@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import PICTURES
+
 pytest.importorskip("skimage")  # of the classical floor
 
 from benchmarks.accuracy import scoring
@@ -14,7 +16,6 @@ from benchmarks.accuracy.summary import EVERY, HEADLINE, by_group, by_modality, 
 from reunet import load_model, segment
 from reunet.labels import write_label
 
-PICTURES = Path(__file__).parent / "data/images"
 F1 = {"a": 0.2, "b": 0.4, "c": 1.0, "d": 0.6, "e": 0.7}
 MODALITY = {"a": "bf", "b": "bf", "c": "bf", "d": "pc", "e": "pc"}
 

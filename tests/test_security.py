@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import ROOT
+
 RUNTIME = sorted(  # without reunet/training, which is for one's own
     path for path in (ROOT / "reunet").rglob("*.py") if "training" not in path.parts
 )

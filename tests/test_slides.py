@@ -18,6 +18,7 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
+from conftest import SAMPLE_IMAGES
 from reunet import slides, tiffbands
 from reunet.images import ImageError, read_image, read_label
 from reunet.normalise import find_stretches, normalise_channels, scaling_of
@@ -28,7 +29,6 @@ from reunet.tiles import content_box
 from reunet.weights import open_bundle
 
 RNG = np.random.default_rng(0)
-SAMPLES = Path(__file__).parent / "data/samples/images"
 H, W = 100, 140  # px; neither a multiple of a strip or tile, nor of a band
 RGB = RNG.integers(0, 256, (H, W, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (H, W), dtype=np.uint16)
@@ -342,9 +342,14 @@ SLIDE_LAYOUTS: list[dict[str, Any]] = [
 ]
 
 
+each_sample = pytest.mark.parametrize(
+    "sample", sorted(SAMPLE_IMAGES.glob("*.png")), ids=lambda path: path.name[:7]
+)
+
+
 @pytest.mark.parametrize("decoder", ["regrow", "paper"])
 @pytest.mark.parametrize("layout", range(len(SLIDE_LAYOUTS)))
-@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.name[:7])
+@each_sample
 def test_labels_of_real_images(
     tmp_path: Path, sample: Path, layout: int, decoder: str, model: Model
 ) -> None:
@@ -355,7 +360,7 @@ def test_labels_of_real_images(
     assert read_label(tmp_path / "labels" / "a_label.tiff").max() > 10
 
 
-@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.png")), ids=lambda path: path.name[:7])
+@each_sample
 def test_labels_of_the_real_network(tmp_path: Path, sample: Path) -> None:
     compact = load_model(device="cpu")
     small = replace(compact, bundle=replace(compact.bundle, tile=128, smallest=64))

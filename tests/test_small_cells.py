@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
-from skimage.measure import regionprops
 
 from reunet import budget, pipeline, small_cells
 from reunet.images import as_picture
@@ -62,6 +61,7 @@ def model() -> Model:
 
 @pytest.mark.parametrize("diameter", [5, 12, 17, 20, 23, 24, 26, 27, 60])
 def test_small_is_what_scikit_image_says(diameter: int) -> None:
+    regionprops = pytest.importorskip("skimage.measure").regionprops
     labels = disks(diameter, 3)
     expected = np.median([cell.equivalent_diameter_area for cell in regionprops(labels)])
     assert typical_diameter(labels) == pytest.approx(expected)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SAMPLE = Path(__file__).parent / "data" / "samples" / "images" / "dsb2018__00ae65c1c6631ae6.png"
+from conftest import SAMPLE_IMAGES
+
+SAMPLE = SAMPLE_IMAGES / "dsb2018__00ae65c1c6631ae6.png"
 SECONDS = 1.5  # from the start of the process until the first tile is through the network
 
 # What that does not need: another backend, decoders, writers, readers of other formats, OpenVINO's

@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from scipy import ndimage
 
+from conftest import DATA
 from reunet import cli, weightmap
 from reunet.images import read_label
 from reunet.targets import ENCODINGS, encode
 from reunet.weightmap import class_weights, closeness, heat_map, weight_map
 
-DATA = Path(__file__).with_name("data")
 REAL = sorted([*DATA.glob("samples/labels/*.tiff"), *DATA.glob("metric/gt/real_*.tif")])
 EDGE = sorted(DATA.glob("metric/gt/edge_*.tif"))
 SAMPLE = DATA / "samples/labels/dsb2018__00ae65c1c6631ae6_label.tiff"

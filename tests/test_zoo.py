@@ -13,14 +13,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from conftest import REUNET, ROOT
 from reunet.images import ImageError, read_image
 from reunet.io.collection import case_names
 from reunet.normalise import normalise_channels
 
-ROOT = Path(__file__).resolve().parents[1]
 MAKE = ROOT / "tests" / "zoo" / "make.py"
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"
-REUNET = Path(sys.executable).with_name("reunet")
 FROM_THE_RUN = ("would overwrite", "name too long")  # errors that a reader alone cannot meet
 FOLDER_NOTES = (  # of the run, too
     "passed over 3 sub-folders, 2 other files (.txt, no ending)",

@@ -19,6 +19,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from conftest import ROOT, SAMPLES
 from reunet.images import list_images, read_image, read_label
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels, z_score
@@ -34,8 +35,7 @@ from reunet.training.trainer import nnUNetTrainerReUNet
 from reunet.weights import load_tensors, open_bundle
 
 pytestmark = pytest.mark.slow
-SAMPLES = Path(__file__).with_name("data") / "samples"
-SCRIPTS = Path(__file__).resolve().parents[1] / "train_scripts"
+SCRIPTS = ROOT / "train_scripts"
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")},
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

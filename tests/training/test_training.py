@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 from torch.nn import functional as F
 
+from conftest import SAMPLES
 from reunet.training import dataset, jobs, sampling
 from reunet.training.__main__ import main
 from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
@@ -25,9 +26,6 @@ from reunet.training.loss import IGNORE, WeightedDiceCE, add_weights
 from reunet.training.presets import PRESETS
 from reunet.training.trainer import halving, warm_cosine
 from reunet.training.validate import MOST_CASES, pick_cases
-
-SAMPLES = Path(__file__).with_name("data") / "samples"
-
 
 # -- loss (paper §2.5)
 
