@@ -24,6 +24,12 @@ class Architecture:
     convs_per_block: int = 2
     in_channels: int = 3
     classes: int = 3
+    field: bool = False  # a further output: the distance field of `targets.distance_field`
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: a logit for each class, then the field."""
+        return self.classes + self.field
 
     @property
     def divisor(self) -> int:
@@ -32,7 +38,7 @@ class Architecture:
 
 
 PAPER = Architecture(features=(32, 64, 128, 256, 480, 480, 480, 480, 480))  # 52 564 152 parameters
-COMPACT = Architecture(features=(16, 32, 64, 128, 256, 256), dropout=0.0)  # 5 160 127 parameters
+COMPACT = Architecture(features=(16, 32, 64, 128, 256, 256), dropout=0.0, field=True)
 
 
 def parameter_shapes(arch: Architecture) -> dict[str, Shape]:
@@ -48,8 +54,8 @@ def _parameters(arch: Architecture) -> Iterator[tuple[str, Shape]]:
         yield f"decoder.transpconvs.{n}.weight", (inputs, outputs, 2, 2)
         yield f"decoder.transpconvs.{n}.bias", (outputs,)
         yield from _block(f"decoder.stages.{n}", 2 * outputs, outputs, arch)
-        yield f"decoder.seg_layers.{n}.weight", (arch.classes, outputs, 1, 1)
-        yield f"decoder.seg_layers.{n}.bias", (arch.classes,)
+        yield f"decoder.seg_layers.{n}.weight", (arch.outputs, outputs, 1, 1)
+        yield f"decoder.seg_layers.{n}.bias", (arch.outputs,)
 
 
 def _block(name: str, inputs: int, outputs: int, arch: Architecture) -> Iterator[tuple[str, Shape]]:

@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         pairs = list(pairwise(coarse_to_fine))
         self.transpconvs = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs)
         self.stages = nn.ModuleList(Block(2 * o, o, 1, arch) for _, o in pairs)
-        self.seg_layers = nn.ModuleList(nn.Conv2d(o, arch.classes, 1) for _, o in pairs)
+        self.seg_layers = nn.ModuleList(nn.Conv2d(o, arch.outputs, 1) for _, o in pairs)
 
     def forward(self, skips: list[Tensor]) -> Tensor:
         """Outputs of the encoder -> (N, classes, H, W) logits."""

@@ -75,7 +75,7 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
     def network(tiles: np.ndarray) -> np.ndarray:
         """Logits of tiles: (N, 3, h, w) -> (N, C, h, w), both float32."""
         shape = tiles.shape[2:]
-        logits = np.empty((len(tiles), arch.classes, *shape), np.float32)
+        logits = np.empty((len(tiles), arch.outputs, *shape), np.float32)
         with lock:
             infer = request((tile, tile) if shape == (tile, tile) else (-1, -1)).infer
             for n in range(len(tiles)):

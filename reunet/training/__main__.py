@@ -80,9 +80,18 @@ def main() -> None:
 @click.option(
     "--encoding", type=click.Choice(["paper", "thin"]), default="paper", show_default=True
 )
+@click.option(
+    "--without", multiple=True, metavar="SOURCE", help="Source in the meta.csv to leave out."
+)
 @click.option("--processes", default=2, show_default=True, help="Of nnU-Net's preprocessing.")
 def prepare(
-    images: Path, labels: Path, preset: str, root: Path, encoding: str, processes: int
+    images: Path,
+    labels: Path,
+    preset: str,
+    root: Path,
+    encoding: str,
+    without: tuple[str, ...],
+    processes: int,
 ) -> None:
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
@@ -92,7 +101,8 @@ def prepare(
         if not folder.is_dir():
             raise CannotStart(f"{folder}: no such folder")
     try:
-        cases, left_out = dataset.convert(images, labels, root, encoding)
+        size = PRESETS[preset].diameter
+        cases, left_out = dataset.convert(images, labels, root, encoding, size, without)
         for reason in left_out.values():
             click.echo(f"left out: {reason}", err=True)
         if not cases:

@@ -1,8 +1,8 @@
-"""nnU-Net's augmentation with a wider zoom and the weight map carried along (paper §3.2.2).
+"""nnU-Net's augmentation with a wider zoom, weight map and distance field carried along (§3.2.2).
 
-The preprocessed segmentation has two channels: the class and 1000 times the weight. The weight
-goes through the spatial transforms as nnU-Net's `regression_target`: the same sampling grid as the
-image, bilinear, untouched by intensity transforms.
+The preprocessed segmentation has three channels: the class and 1000 times weight and field. These
+two go through the spatial transforms as nnU-Net's `regression_target`: the same sampling grid as
+the image, bilinear, untouched by intensity transforms.
 """
 
 import math
@@ -13,10 +13,10 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from reunet.training.dataset import WEIGHT_SCALE
-from reunet.training.loss import add_weights
+from reunet.training.dataset import MAP_SCALE
+from reunet.training.loss import add_maps
 
-P_ZOOM = P_ROTATION = 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
+P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
 
 
 class Zoom:
@@ -29,45 +29,43 @@ class Zoom:
         return math.exp(np.random.uniform(self.low, self.high))  # noqa: NPY002 nnU-Net's generator
 
 
-class SplitWeights(BasicTransform):  # type: ignore[misc]
-    """Take the weights out of the segmentation. Outside the picture (-1) they are 0."""
+class SplitMaps(BasicTransform):  # type: ignore[misc]
+    """Take weights and field out of the segmentation. Outside the picture (-1) they are 0."""
 
     def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
-        """segmentation: (2, H, W) int16 -> (1, H, W) int16 and regression_target (1, H, W)."""
-        both = data_dict["segmentation"]
-        data_dict["segmentation"] = both[:1]
-        data_dict["regression_target"] = both[1:].float().clamp_min(0) / WEIGHT_SCALE
+        """segmentation: (3, H, W) int16 -> (1, H, W) int16 and regression_target (2, H, W)."""
+        stored = data_dict["segmentation"]
+        data_dict["segmentation"] = stored[:1]
+        data_dict["regression_target"] = stored[1:].float().clamp_min(0) / MAP_SCALE
         return data_dict
 
 
-class DropWeights(BasicTransform):  # type: ignore[misc]
-    """Leave the weights out: an unweighted training."""
+class JoinMaps(BasicTransform):  # type: ignore[misc]
+    """Put weights and field beside the classes at each resolution of deep supervision.
+
+    weighted: False sets all weights to 1, a loss that is not weighted.
+    """
+
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.weighted = weighted
 
     def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
-        """segmentation: (2, H, W) -> (1, H, W)."""
-        data_dict["segmentation"] = data_dict["segmentation"][:1]
-        return data_dict
-
-
-class JoinWeights(BasicTransform):  # type: ignore[misc]
-    """Put the weights beside the classes at each resolution of deep supervision."""
-
-    def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
-        """segmentation: list of (1, h, w) -> list of (2, h, w) float32."""
-        weights = data_dict.pop("regression_target")
+        """segmentation: list of (1, h, w) -> list of (3, h, w) float32."""
+        maps = data_dict.pop("regression_target")
+        if not self.weighted:
+            maps[:1] = 1
         classes = data_dict["segmentation"]
         if isinstance(classes, list):
-            data_dict["segmentation"] = [add_weights(c, weights) for c in classes]
+            data_dict["segmentation"] = [add_maps(c, maps) for c in classes]
         else:
-            data_dict["segmentation"] = add_weights(classes, weights)
+            data_dict["segmentation"] = add_maps(classes, maps)
         return data_dict
 
 
-def with_weights(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
-    """nnU-Net's pipeline for segmentations that carry a weight channel."""
-    if weighted:
-        return ComposeTransforms([SplitWeights(), pipeline, JoinWeights()])
-    return ComposeTransforms([DropWeights(), pipeline])
+def with_maps(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
+    """nnU-Net's pipeline for segmentations that carry weights and a distance field."""
+    return ComposeTransforms([SplitMaps(), pipeline, JoinMaps(weighted)])
 
 
 def widen_zoom(pipeline: ComposeTransforms, zoom: tuple[float, float]) -> None:

@@ -5,6 +5,7 @@ Layout under ROOT: `raw/`, `preprocessed/`, `results/`, nnU-Net's three folders.
 
 import json
 import os
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from reunet.labels import write_label
 from reunet.metric import read_meta
 from reunet.network import Architecture
 from reunet.normalise import normalise_channels
-from reunet.targets import CLASSES, encode
+from reunet.scale import scale_image, scale_labels, scaled_shape, typical_diameter
+from reunet.targets import CLASSES, distance_field, encode
 from reunet.training.presets import PRESETS
 from reunet.weightmap import weight_map
 
 DATASET_ID, DATASET = 703, "Dataset703_ReUNet"
 CONFIGURATION = "2d"
-WEIGHT_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001
+MAP_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001; the field ends at 1
 SUFFIX = ".nii.gz"
 MARKER = f"{CONFIGURATION}.complete"
-Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group"}
+Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group", "pixels"}
 
 
 def use_folder(root: Path) -> None:
@@ -61,21 +63,33 @@ def instances_file(root: Path, case: str) -> Path:
     return root / "raw" / DATASET / "instancesTr" / f"{case}_label.tiff"
 
 
-def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Cases, dict[str, str]]:
+def convert(
+    images: Path,
+    labels: Path,
+    root: Path,
+    encoding: str,
+    diameter: float | None = None,
+    without: Sequence[str] = (),
+) -> tuple[Cases, dict[str, str]]:
     """Write the raw data set: one NIfTI a channel, three-class labels, instances, `dataset.json`.
 
     Where a `meta.csv` lies beside `images`, its `split` column keeps validation images out and
-    its modality, source and group describe the cases. Returns the cases and, by file name, why an
+    its modality, source and group describe the cases. diameter: px that the typical cell of every
+    image is brought to (None: images keep their size). without: sources of the `meta.csv` to leave
+    out. Returns the cases and, by file name, why an
     image was left out. Finished cases are not converted again. Raises ValueError where `root`
-    holds the data set in another encoding.
+    holds the data set in another encoding or size of cells.
     """
     raw = root / "raw" / DATASET
     description = raw / "dataset.json"
-    if description.exists() and (there := read_json(description)["encoding"]) != encoding:
-        raise ValueError(f"{root}: holds the data set in encoding {there}: name another --root")
+    form = {"encoding": encoding, "diameter": diameter}
+    if description.exists():
+        there = {name: read_json(description).get(name) for name in form}
+        if there != form:
+            raise ValueError(f"{root}: holds the data set with {there}: name another --root")
     for folder in ("imagesTr", "labelsTr", "instancesTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
-    write_json(description, _dataset_json({}, encoding))  # first: an interrupted run is known by it
+    write_json(description, _dataset_json({}, form))  # first: an interrupted run is known by it
     meta = read_meta(images)
     cases: Cases = {}
     left_out = {}
@@ -84,12 +98,13 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
     files = [path for path in files if path not in own_labels(files)]
     for path, case in case_names(files).items():
         about = meta.get(case, {})
-        if about.get("split", "train") != "train":
+        if about.get("split", "train") != "train" or about.get("source") in without:
             continue
         try:
             if case in cases:
                 raise ImageError(f"{path}: another image is called {case} too: rename one")
-            _convert_case(path, label_of(found, labels, path), root, case, encoding)
+            _convert_case(path, label_of(found, labels, path), root, case, encoding, diameter)
+            pixels = _stored_pixels(raw / "labelsTr" / f"{case}{SUFFIX}")
         except ImageError as error:
             left_out[path.name] = str(error)
             continue
@@ -97,10 +112,11 @@ def convert(images: Path, labels: Path, root: Path, encoding: str) -> tuple[Case
             "modality": about.get("modality") or "unknown",
             "source": about.get("source") or "unknown",
             "group": about.get("group") or case,
+            "pixels": str(pixels),
         }
     if cases:
         _remove_others(raw, cases)
-    write_json(description, _dataset_json(_versions(raw, cases), encoding))
+    write_json(description, _dataset_json(_versions(raw, cases), form))
     return cases, left_out
 
 
@@ -116,6 +132,14 @@ def _remove_others(raw: Path, cases: Cases) -> None:
 def _versions(raw: Path, cases: Cases) -> dict[str, int]:
     """When each case was converted: what was made from another version is out of date."""
     return {c: (raw / "labelsTr" / f"{c}{SUFFIX}").stat().st_mtime_ns for c in sorted(cases)}
+
+
+def _stored_pixels(path: Path) -> int:
+    """Pixels of a case, by the head of its file."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return int(np.prod(reader.GetSize()))
 
 
 def find_label(folder: Path, image: Path) -> Path:
@@ -135,7 +159,9 @@ def label_of(labels: Labels, folder: Path, image: Path) -> Path:
     return path
 
 
-def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str) -> None:
+def _convert_case(
+    image: Path, label: Path, root: Path, case: str, encoding: str, diameter: float | None
+) -> None:
     raw = root / "raw" / DATASET
     target = raw / "labelsTr" / f"{case}{SUFFIX}"
     newest = max(image.stat().st_mtime_ns, label.stat().st_mtime_ns)
@@ -149,6 +175,9 @@ def _convert_case(image: Path, label: Path, root: Path, case: str, encoding: str
         )
     if not instances.any():
         raise ImageError(f"{label}: holds no cell: leave the image out or label it")
+    if diameter:
+        shape = scaled_shape(instances.shape, diameter / typical_diameter(instances))
+        pixels, instances = scale_image(pixels, shape), scale_labels(instances, shape)
     for channel in range(pixels.shape[-1]):
         _write_nifti(raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}", pixels[..., channel])
     _write_instances(instances_file(root, case), instances, label)
@@ -174,13 +203,13 @@ def _write_nifti(path: Path, array: np.ndarray) -> None:
     part.replace(path)
 
 
-def _dataset_json(cases: dict[str, int], encoding: str) -> dict[str, Any]:
+def _dataset_json(cases: dict[str, int], form: dict[str, Any]) -> dict[str, Any]:
     return {
         "channel_names": {"0": "R", "1": "G", "2": "B"},  # any such name: z-score per channel
         "labels": {name: index for index, name in enumerate(CLASSES)},
         "numTraining": len(cases),
         "file_ending": SUFFIX,
-        "encoding": encoding,
+        **form,
         "cases": cases,  # with their versions: a set that changed is preprocessed anew
     }
 
@@ -224,7 +253,7 @@ def is_complete(root: Path) -> bool:
 
 
 def store_weights(root: Path, preset: str, processes: int) -> None:
-    """Add the weight map to every preprocessed segmentation, as a second channel (paper §2.4)."""
+    """Add to every preprocessed segmentation its weight map (paper §2.4) and distance field."""
     plans = read_json(root / "preprocessed" / DATASET / f"{plans_name(preset)}.json")
     planned = plans["configurations"][CONFIGURATION]
     folder = root / "preprocessed" / DATASET / planned["data_identifier"]
@@ -245,18 +274,19 @@ def _store_weights_of(
     instances = read_label(instances_file(root, case))
     rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
     weights = weight_map(instances, encode(instances, encoding))[rows, columns]
-    both = with_weights(classes[0, 0].astype(np.int16), weights)
-    write_blosc(folder / f"{case}_seg.b2nd", both, patch)
+    field = distance_field(instances)[rows, columns]
+    stored = with_maps(classes[0, 0].astype(np.int16), weights, field)
+    write_blosc(folder / f"{case}_seg.b2nd", stored, patch)
 
 
-def with_weights(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Classes and weights as training reads them.
+def with_maps(classes: np.ndarray, weights: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Classes, weights and distance field as training reads them.
 
-    classes: (h, w) int16. weights: (h, w) float32. Returns (2, 1, h, w) int16: the class and
-    WEIGHT_SCALE times the weight.
+    classes: (h, w) int16. weights, field: (h, w) float32. Returns (3, 1, h, w) int16: the class
+    and MAP_SCALE times weight and field.
     """
-    scaled = np.round(weights * WEIGHT_SCALE).astype(np.int16)
-    return np.stack([classes, scaled])[:, np.newaxis]
+    scaled = (np.round(values * MAP_SCALE).astype(np.int16) for values in (weights, field))
+    return np.stack([classes, *scaled])[:, np.newaxis]
 
 
 def write_blosc(path: Path, array: np.ndarray, patch: tuple[int, ...], **how: Any) -> None:

@@ -28,7 +28,7 @@ def as_network(module: torch.nn.Module, device: torch.device) -> Network:
     def network(tiles: np.ndarray) -> np.ndarray:
         with autocast(device):
             logits = module(torch.from_numpy(tiles).to(device))
-        values: np.ndarray = logits.float().cpu().numpy()
+        values: np.ndarray = logits[:, :3].float().cpu().numpy()
         return values
 
     return network

@@ -1,4 +1,4 @@
-"""`L = L_Dice + L_CE` with the weight map in the Dice term (paper §2.5)."""
+"""`L = L_Dice + L_CE` with the weight map in the Dice term (paper §2.5), and the distance field's."""
 
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -6,7 +6,11 @@ from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reunet.predict import CLASSES
+
 SMOOTH = 1e-5  # nnU-Net's
+FIELD = 4.0  # factor of the distance field's term: it then counts about as much as the others
+BETA = 0.1  # of the smooth L1: smaller differences count squared
 IGNORE = 3  # class of pixels that teach nothing: as nnU-Net's ignore label, the one after the last
 
 
@@ -29,31 +33,34 @@ class WeightedDiceCE(nn.Module):
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits: (N, C, H, W). target: (N, 1, H, W), classes alone and then nothing is weighted,
-        or (N, 2, H, W), classes and weights. Pixels of class IGNORE count in neither term.
-        Returns a scalar."""
+        """logits: (N, C, H, W), of the classes and, of a network that has it, the distance field.
+        target: (N, 3, H, W): class, weight and distance field. Pixels of class IGNORE count in no
+        term. Returns a scalar."""
         logits = logits.float()  # half precision is for the network, not for sums over pixels
-        classes, weights = target[:, :1].long(), target[:, 1:]
+        classes, weights, field = target[:, :1].long(), target[:, 1:2], target[:, 2:3]
+        logits, predicted_field = logits[:, :CLASSES], logits[:, CLASSES:]
         known = classes != IGNORE
-        weighted = weights.shape[1] > 0
-        mask = weights * known if weighted and self.weight_dice else known
+        mask = weights * known if self.weight_dice else known
         dice = self.dice(logits, classes * known, loss_mask=mask)
         entropy = F.cross_entropy(logits, classes[:, 0], reduction="none", ignore_index=IGNORE)
-        if weighted and self.weight_ce:
+        if self.weight_ce:
             counted = weights[:, 0] * known[:, 0]
             entropy = (entropy * counted).sum() / counted.sum().clamp_min(1e-8)
         else:
             entropy = entropy.sum() / known.sum().clamp_min(1)
         total: Tensor = dice + entropy
+        if predicted_field.shape[1]:
+            error = F.smooth_l1_loss(predicted_field, field, reduction="none", beta=BETA) * known
+            total = total + FIELD * error.sum() / known.sum().clamp_min(1)
         return total
 
 
-def add_weights(classes: Tensor, weights: Tensor) -> Tensor:
-    """Classes (1, h, w) and a weight map (1, H, W), averaged down to their size: (2, h, w) float.
+def add_maps(classes: Tensor, maps: Tensor) -> Tensor:
+    """Classes (1, h, w) and (2, H, W) weights and field, averaged down to their size: (3, h, w).
 
     The mean over an area keeps the share of the loss that the area had at full resolution.
     """
-    if weights.shape != classes.shape:
-        size = (int(classes.shape[-2]), int(classes.shape[-1]))
-        weights = F.interpolate(weights[None], size, mode="area")[0]
-    return torch.cat((classes.to(weights.dtype), weights))
+    size = (int(classes.shape[-2]), int(classes.shape[-1]))
+    if tuple(maps.shape[-2:]) != size:
+        maps = F.interpolate(maps[None], size, mode="area")[0]
+    return torch.cat((classes.to(maps.dtype), maps))

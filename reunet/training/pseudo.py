@@ -12,8 +12,8 @@ from reunet.instances import decode
 from reunet.labels import label_path, write_label, write_png
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
-from reunet.targets import BOUNDARY, INTERIOR, inner_boundary
-from reunet.training.dataset import find_label, read_json, with_weights, write_blosc, write_json
+from reunet.targets import BOUNDARY, INTERIOR, distance_field, inner_boundary
+from reunet.training.dataset import find_label, read_json, with_maps, write_blosc, write_json
 from reunet.training.loss import IGNORE
 from reunet.training.presets import PRESETS
 from reunet.training.unlabelled import UnlabelledImage, store_folder
@@ -115,7 +115,8 @@ def store_label(
         targets = np.where(kept, classes, IGNORE).astype(np.int16)
         patch = PRESETS[how.preset].patch
         seg = how.target / f"{image.case}_seg.b2nd"
-        write_blosc(seg, with_weights(targets, weights), (patch, patch))
+        stored = with_maps(targets, weights, distance_field(instances)[box])
+        write_blosc(seg, stored, (patch, patch))
         about["class_locations"] = class_locations(targets)
         (how.target / f"{image.case}.pkl").write_bytes(pickle.dumps(about))
     return row

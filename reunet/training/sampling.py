@@ -38,22 +38,28 @@ def write_folds(cases: Cases, root: Path) -> None:
     write_json(folder / "cases.json", cases)
 
 
-def balanced(names: Iterable[str], cases: Cases, draws: int = DRAWS) -> list[str]:
+def balanced(names: Iterable[str], cases: Cases, patch: int, draws: int = DRAWS) -> list[str]:
     """Names repeated so that a uniform draw is even over modalities.
 
-    Within a modality a source of n images has the weight √n: neither does a source of 244 images
-    drown the others, nor is a source of one image shown as often. Every name stands in the result
-    at least once.
+    Within a modality a source has the weight √n, n being the patches that its images fill, one at
+    least for each: neither does a source of 244 images drown the others, nor is one of a single
+    crop shown as often as one of whole fields. patch: px, edge. Every name stands in the result at
+    least once.
     """
     by_source: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         about = cases.get(name, {"modality": "unknown", "source": "unknown"})
         by_source[about["modality"]][about["source"]].append(name)
+
+    def weight(members: list[str]) -> float:
+        pixels = (int(cases.get(name, {}).get("pixels", 0)) for name in members)
+        return float(sum(max(1.0, n / patch**2) for n in pixels) ** 0.5)
+
     repeated = []
     for sources in by_source.values():
-        total = sum(len(members) ** 0.5 for members in sources.values())
+        total = sum(weight(members) for members in sources.values())
         for members in sources.values():
-            share = len(members) ** 0.5 / total / len(by_source)  # of all draws
+            share = weight(members) / total / len(by_source)  # of all draws
             repeated += members * max(1, round(draws * share / len(members)))
     return repeated
 

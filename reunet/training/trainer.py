@@ -13,10 +13,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
-from reunet.training.augment import widen_zoom, with_weights
+from reunet.training.augment import widen_zoom, with_maps
 from reunet.training.dataset import pseudo_cases_file, read_cases, read_json
 from reunet.training.device import BF16_CPU, as_network, autocast
-from reunet.training.history import load_checkpoint
+from reunet.training.start import adopted, start_tensors
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS, ROUNDS
@@ -69,12 +69,23 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         if self.job["start"]:
             self.start_from(Path(self.job["start"].format(fold=self.fold)))
 
-    def start_from(self, checkpoint: Path) -> None:
-        """Take over all weights of a checkpoint, the heads included (nnU-Net's own way of
-        loading pretrained weights starts the heads anew)."""
-        state = load_checkpoint(checkpoint)
-        self.plain_network().load_state_dict(state["network_weights"])
-        self.print_to_log_file(f"starts from {checkpoint}")
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any, configuration: Any, inputs: int, outputs: int, deep: bool = True
+    ) -> torch.nn.Module:
+        """nnU-Net's, with a further output where the preset's network has a distance field."""
+        preset = PRESETS[plans_manager.plans["reunet"]["preset"]]
+        network: torch.nn.Module = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration, inputs, outputs + preset.architecture.field, deep
+        )
+        return network
+
+    def start_from(self, start: Path) -> None:
+        """Take over all weights of a checkpoint or of a bundle's fold, the heads included (nnU-Net's
+        own way of loading pretrained weights starts the heads anew)."""
+        there = self.plain_network().state_dict()
+        self.plain_network().load_state_dict(adopted(start_tensors(start), there))
+        self.print_to_log_file(f"starts from {start}")
 
     def plain_network(self) -> torch.nn.Module:
         """The network without the wrappers of DDP and torch.compile."""
@@ -147,8 +158,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         )
         labelled = [name for name in train.identifiers if name in cases]
         if self.preset.balanced:
-            labelled = balanced(labelled, cases)
-            val.identifiers = balanced(val.identifiers, cases)
+            labelled = balanced(labelled, cases, self.patch)
+            val.identifiers = balanced(val.identifiers, cases, self.patch)
         train.identifiers = mixed(labelled, self.pseudo_cases(), self.job["pseudo_share"])
         return train, val
 
@@ -167,12 +178,12 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         pipeline = super().get_training_transforms(*args, **kwargs)
         if self.preset.zoom:
             widen_zoom(pipeline, self.preset.zoom)
-        return with_weights(pipeline, self.job["weight_dice"] or self.job["weight_ce"])
+        return with_maps(pipeline, self.job["weight_dice"] or self.job["weight_ce"])
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """nnU-Net's, the weights left out."""
+        """nnU-Net's, all weights 1."""
         pipeline = super().get_validation_transforms(*args, **kwargs)
-        return with_weights(pipeline, weighted=False)  # a loss that all stages can be compared by
+        return with_maps(pipeline, weighted=False)  # a loss that all stages can be compared by
 
     # -- the loop
 
@@ -233,9 +244,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             return super().train_step(batch)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's, in the precision of the training."""
-        with autocast(self.device):
-            return super().validation_step(batch)  # type: ignore[no-any-return]
+        """Loss alone: nnU-Net's counts of pixels, which a field's output has none of, are zero."""
+        with autocast(self.device), torch.no_grad():
+            targets = [target.to(self.device) for target in batch["target"]]
+            loss = self.loss(self.network(batch["data"].to(self.device)), targets)
+        nothing = np.zeros(len(self.label_manager.foreground_labels))
+        counts = dict.fromkeys(("tp_hard", "fp_hard", "fn_hard"), nothing)
+        return {"loss": loss.cpu().numpy(), **counts}
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Close the epoch's count of iterations."""

@@ -1,0 +1,58 @@
+"""Images and labels brought to another size, by the size of their cells.
+
+A network that is trained on cells of one size sees every image with its cells at that size, in
+training as at inference. Legend: H, W pixels before, h, w pixels after.
+"""
+
+from math import pi
+
+import numpy as np
+
+MIN_ZOOM, MAX_ZOOM = 0.04, 4.0  # factors of the edges: cells of 750 px and of 7.5 px become 30 px
+MIN_EDGE = 8  # px: no edge becomes shorter
+
+
+def typical_diameter(instances: np.ndarray) -> float:
+    """Diameter in px of a disk as large as the typical cell; 0.0 where there is none.
+
+    Half of the pixels of all cells lie in cells no larger than that: specks hardly count, however
+    many. instances: (H, W) integers, 0 background, cells 1..N.
+    """
+    areas = np.sort(np.bincount(instances.ravel())[1:])
+    if not areas.any():
+        return 0.0
+    reached = np.cumsum(areas)
+    return float(np.sqrt(4 / pi * areas[np.searchsorted(reached, reached[-1] / 2)]))
+
+
+def scaled_shape(shape: tuple[int, ...], zoom: float) -> tuple[int, int]:
+    """(h, w) of an (H, W) image whose edges become `zoom` times as long, within the limits."""
+    zoom = min(max(zoom, MIN_ZOOM), MAX_ZOOM)
+    height, width = (max(MIN_EDGE, round(length * zoom)) for length in shape[:2])
+    return height, width
+
+
+def scale_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """An image with (h, w) pixels: means over areas where it shrinks, bilinear where it grows.
+
+    image: (H, W, 3) uint8. Returns (h, w, 3) uint8.
+    """
+    from PIL import Image  # not imported where nothing is scaled
+
+    if image.shape[:2] == shape:
+        return image
+    grows = shape[0] * shape[1] > image.shape[0] * image.shape[1]
+    how = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(shape[::-1], how))
+
+
+def scale_labels(instances: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Instances with (h, w) pixels, each that of the nearest pixel before.
+
+    instances: (H, W) of any integer type. Returns (h, w) of the same type.
+    """
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for new, old in zip(shape, instances.shape, strict=True)
+    )
+    return instances[np.ix_(rows, columns)]
