@@ -12,6 +12,9 @@ NORM_EPS = 1e-5
 LEAK = 0.01
 DROPOUT = 0.1  # reading: the paper draws dropout layers but names no rate
 
+SIZE_STAGE = 1  # decoder stage at which the size network is read out: an eighth of the resolution
+SIZE_OUTPUTS = 2  # logit of a cell's presence, log2 of its diameter over `size.REFERENCE`
+
 Shape = tuple[int, ...]
 
 
@@ -44,6 +47,25 @@ COMPACT = Architecture(features=(16, 32, 64, 128, 256, 256), dropout=0.0, field=
 def parameter_shapes(arch: Architecture) -> dict[str, Shape]:
     """Name and shape of every parameter of the network, in the order of the layers."""
     return dict(_parameters(arch))
+
+
+def size_parameter_shapes(arch: Architecture) -> dict[str, Shape]:
+    """`parameter_shapes` of the size network: the U-Net up to decoder stage SIZE_STAGE.
+
+    Its head there has two outputs, whatever the classes: a cell's presence and its size.
+    """
+    stages = tuple(f"decoder.{part}.{n}." for part in ("transpconvs", "stages")
+                   for n in range(SIZE_STAGE + 1))  # fmt: skip
+    head = f"decoder.seg_layers.{SIZE_STAGE}."
+    shapes = {
+        name: shape
+        for name, shape in _parameters(arch)
+        if name.startswith(("encoder.", *stages, head))
+    }
+    return {
+        name: (SIZE_OUTPUTS, *shape[1:]) if name.startswith(head) else shape
+        for name, shape in shapes.items()
+    }
 
 
 def _parameters(arch: Architecture) -> Iterator[tuple[str, Shape]]:

@@ -21,7 +21,7 @@ from reunet.budget import allowance, fit, seconds_since_start
 from reunet.images import ImageError, Picture, one_line, read_image
 from reunet.io.collection import case_names, short_name
 from reunet.io.pixel_size import PixelSize
-from reunet.pipeline import Model, find_and_tell, predict_classes
+from reunet.pipeline import Model, Seen, find_and_tell, scaled, see
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.run.finish import Finish
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
@@ -42,7 +42,8 @@ class Outcome:
     kept: its label was there already and was not made again. notes: what was assumed about its
     channels. seconds: by step, of those it went through: reading, network, decoding, writing; from
     SLIDE_PIXELS on, where they take turns, reading and `slide`. agreement: by id, (cells + 1,),
-    0 to 1, where folds voted. unwritten: outputs beside the label that failed, a line each.
+    0 to 1, where folds voted. diameter: px of the typical cell that the image was scaled by, where
+    it was. unwritten: outputs beside the label that failed, a line each.
     """
 
     image: Path
@@ -53,6 +54,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     agreement: np.ndarray | None = None
+    diameter: float | None = None
     unwritten: tuple[str, ...] = ()
 
 
@@ -66,7 +68,7 @@ class _Job:
     slide: bool = False
     pixel_size: PixelSize | None = None
     picture: Picture | None = None
-    class_maps: np.ndarray | None = None
+    seen: Seen | None = None
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -217,7 +219,8 @@ def _left_out(model: Model, shape: tuple[int, int]) -> tuple[str, ...]:
     if shape[0] * shape[1] <= LARGEST:
         return ()
     parts = ["its folds were averaged, not voted"] * (model.vote and len(model.networks) > 1)
-    parts += ["small cells got no second look"] * model.enlarge
+    looks = model.enlarge and model.bundle.diameter is None
+    parts += ["small cells got no second look"] * looks
     return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
@@ -227,7 +230,7 @@ def _classify(run: _Run, job: _Job) -> None:
         job.picture = None
     elif job.slide:
         with job.step("slide"):
-            model, tta, chosen = _what_fits(run, job)
+            model, tta, chosen = _what_fits(run, job, job.shape)
             outcome.cells, notes = segment_slide(
                 outcome.image,
                 outcome.label,
@@ -239,30 +242,36 @@ def _classify(run: _Run, job: _Job) -> None:
             outcome.notes = (*notes, *outcome.notes, *chosen)
     elif job.picture is not None:
         with job.step("network"):
-            model, tta, chosen = _what_fits(run, job)
-            outcome.notes += chosen
-            job.class_maps = predict_classes(job.picture, model, tta=tta)
+            picture = scaled(job.picture, run.model)
+            height, width, _ = picture.image.shape
+            model, tta, chosen = _what_fits(run, job, (height, width))
+            outcome.notes += (*picture.notes, *chosen)
+            outcome.diameter = picture.diameter
+            job.seen = see(picture, model, tta=tta)
         job.picture = None
 
 
-def _what_fits(run: _Run, job: _Job) -> tuple[Model, bool, tuple[str, ...]]:
-    """Folds, mirroring and tiles within the budget of an image, and a note on what was chosen."""
+def _what_fits(run: _Run, job: _Job, seen: tuple[int, int]) -> tuple[Model, bool, tuple[str, ...]]:
+    """Folds, mirroring and tiles within the budget of an image, and a note on what was chosen.
+
+    seen: (h, w) of the image as the networks are shown it.
+    """
     if run.budget is None:
-        return run.model, run.tta, _left_out(run.model, job.shape)
+        return run.model, run.tta, _left_out(run.model, seen)
     # The first image's time began with the process, that of the others with their turn.
     spent = sum(job.outcome.seconds.values()) if run.paces else seconds_since_start()
     seconds = allowance(run.budget, job.shape) - spent
-    model, tta, note = fit(run.model, job.shape, seconds, run.tta, run.paces)
-    return model, tta, (note, *_left_out(model, job.shape))
+    model, tta, note = fit(run.model, seen, seconds, run.tta, run.paces)
+    return model, tta, (note, *_left_out(model, seen))
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:
-    if job.class_maps is None:
+    if job.seen is None:
         return job.outcome
     instances = agreement = None
     with job.step("decoding"):
-        instances, agreement = find_and_tell(job.class_maps, run.decoder, run.model.bundle.encoding)
-    job.class_maps = None
+        instances, agreement = find_and_tell(job.seen, run.decoder, run.model.bundle.encoding)
+    job.seen = None
     if instances is not None:
         with job.step("writing"):
             origin = run.origin(job)

@@ -60,15 +60,16 @@ class Plan:
         return f"{self.folds} fold{'s' * (self.folds > 1)}, {mirrors}, tiles {self.step:g} apart"
 
 
-def plans(folds: int, mirror: bool = True, look: bool = True) -> Iterator[Plan]:
+def plans(folds: int, mirror: bool = True, look: bool = True, step: float = STEP) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
     By what each gives on the validation images (README, "How well"): the second look more than
     mirroring, folds that vote more than either, overlap the least.
-    mirror, look: whether mirror images and a second look may be used at all.
+    mirror, look: whether mirror images and a second look may be used at all. step: of tiles, where
+    time allows it.
     """
-    whole = [Plan(folds, True)] if mirror else []
-    whole += [Plan(folds, False), Plan(folds, False, WIDE_STEP)]
+    whole = [Plan(folds, True, step)] if mirror else []
+    whole += [Plan(folds, False, s) for s in dict.fromkeys((step, max(step, WIDE_STEP)))]
     if look:
         yield from (replace(plan, look=True) for plan in whole)
     yield from whole
@@ -124,8 +125,8 @@ def fit(
         paces[tile] = seconds_per_pass(model, tile)
     seconds -= time.perf_counter() - started
     per_pixel = paces[tile] / prod(tile)
-    look = model.enlarge and prod(shape) <= LARGEST
-    candidates = plans(len(model.folds), tta, look)
+    look = model.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
+    candidates = plans(len(model.folds), tta, look, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel
     note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"

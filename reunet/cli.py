@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # signals, where they exist
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DECODERS = ("regrow", "paper")
+DECODERS = ("field", "regrow", "paper")
 ENCODINGS = ("paper", "thin")
 MAP_ENDINGS = (".tif", ".tiff", ".png")
 NAMED_AT_MOST = 5  # files named in a message about many
@@ -94,7 +94,13 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
     "--enlarge/--one-scale",
     default=True,
     show_default=True,
-    help="Look at images of small cells once more, enlarged.",
+    help="Of weights without a size of cells: look at images of small cells once more, enlarged.",
+)
+@click.option(
+    "--diameter",
+    type=click.FloatRange(0, min_open=True),
+    metavar="PX",
+    help="Of the typical cell.  [default: estimated for every image]",
 )
 @click.option(
     "--budget",
@@ -121,6 +127,7 @@ def predict(
     tta: bool,
     skip_empty: bool,
     enlarge: bool,
+    diameter: float | None,
     budget: str | None,
     resume: bool,
     report: bool,
@@ -139,7 +146,7 @@ def predict(
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
         model = start(output, weights, device, folds)
-        model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote)
+        model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote, diameter=diameter)
         from reunet.batch import segment_files
         from reunet.run.finish import Finish
 
@@ -170,6 +177,7 @@ def predict(
                 vote and len(model.networks) > 1
             )  # a single fold has nobody to vote with
             choices["drop_edge_cells"] = drop_edge_cells
+            asked["diameter"] = diameter
             about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)

@@ -14,7 +14,7 @@ import numpy as np
 from reunet.architecture import Architecture
 from reunet.predict import Network, mean_logits
 from reunet.tiles import Flip
-from reunet.weights import Bundle, load_tensors
+from reunet.weights import SIZE, Bundle, load_tensors
 
 if TYPE_CHECKING:
     from reunet.torch_backend import TorchNetwork
@@ -40,23 +40,46 @@ class Fold:
         """What computes the fold. Raises WeightsError where its file is damaged."""
         if self._network is None:
             try:
-                from reunet import openvino_backend
-
-                self._network = openvino_backend.build_network(*self._parts(), self.bundle.tile)
+                self._network = self._by_openvino()
             except (ImportError, OSError, RuntimeError) as error:
                 return self._fall_back(error)
         return self._network
 
     def _fall_back(self, error: Exception) -> Network:
         warn(f"OpenVINO does not work here ({line(error)}): PyTorch, which is slower, takes over")
-        from reunet import torch_backend
-
-        self._network = torch_backend.build_network(*self._parts(), "cpu")
+        self._network = self._on_torch()
         self._by_torch = True
         return self._network
 
+    def _by_openvino(self) -> Network:
+        from reunet import openvino_backend
+
+        return openvino_backend.build_network(*self._parts(), self.bundle.tile)
+
+    def _on_torch(self) -> Network:
+        from reunet import torch_backend
+
+        return torch_backend.build_network(*self._parts(), "cpu")
+
     def _parts(self) -> tuple[Architecture, dict[str, np.ndarray]]:
         return self.bundle.architecture, load_tensors(self.bundle, self.name)
+
+
+class SizeFold(Fold):
+    """The network that estimates the size of cells, always on the CPU: it is asked twice."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, SIZE)
+
+    def _by_openvino(self) -> Network:
+        from reunet import openvino_backend
+
+        return openvino_backend.build_size_network(*self._parts())
+
+    def _on_torch(self) -> Network:
+        from reunet import torch_backend
+
+        return torch_backend.build_size_network(*self._parts())
 
 
 @dataclass

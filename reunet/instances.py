@@ -26,10 +26,12 @@ from reunet.bands import (
     unite,
 )
 from reunet.growth import FREE, grow_bands
+from reunet.scale import scale_labels
 from reunet.targets import BACKGROUND, BOUNDARY, INTERIOR, MIN_INTERIOR, dilate
 
 MIN_HOLE = 64  # px; `paper` fills smaller holes (scikit-image's default, which the challenge uses)
 MIN_OBJECT = 16  # px; smaller objects are dropped
+FEWEST = 4  # px; of an image that was enlarged: what a bacterium of 2 px still has
 DECODERS = ("regrow", "paper")
 RING_OUTSIDE = {"paper": 1, "thin": 0}  # px by which an encoding's ring lies outside the cell
 MIN_SEED = {"paper": MIN_INTERIOR, "thin": 4}  # px; thin: the interior of a cell of 16 px
@@ -219,6 +221,23 @@ def _enclosers(holes: np.ndarray, cells: np.ndarray, count: int) -> np.ndarray:
     np.minimum.at(lowest, holes, cells)
     np.maximum.at(highest, holes, cells)
     return np.where(lowest == highest, highest, 0)
+
+
+def at_size(labels: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cells drawn with another number of pixels, numbered anew: those of under FEWEST px go.
+
+    labels: (h, w) int32, cells 1..N. Returns (H, W) int32 and the old number of each new one, 0 of
+    the background first.
+    """
+    resized = scale_labels(labels, shape)
+    sizes, first = np.zeros(int(labels.max()) + 1, np.int64), np.full(int(labels.max()) + 1, UNSEEN)
+    measure(resized, 0, sizes, first)
+    numbers = in_order(np.where(sizes >= FEWEST, first, UNSEEN))
+    kept = np.zeros(int(numbers.max()) + 1, np.int64)
+    kept[numbers[1:]] = np.arange(1, numbers.size)
+    kept[0] = 0
+    resized_labels: np.ndarray = numbers[resized]
+    return resized_labels, kept
 
 
 def in_order(first: np.ndarray) -> np.ndarray:

@@ -8,7 +8,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from reunet.architecture import COMPACT, LEAK, NORM_EPS, PAPER, Architecture
+from reunet.architecture import (
+    COMPACT,
+    LEAK,
+    NORM_EPS,
+    PAPER,
+    SIZE_OUTPUTS,
+    SIZE_STAGE,
+    Architecture,
+)
 
 __all__ = ["COMPACT", "PAPER", "Architecture", "UNet", "build"]
 
@@ -98,6 +106,28 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
+
+
+class SizeUNet(nn.Module):
+    """The U-Net read out at decoder stage SIZE_STAGE: (N, 3, H, W) -> (N, SIZE_OUTPUTS, h, w)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        whole = UNet(arch)
+        self.encoder, self.decoder = whole.encoder, whole.decoder
+        kept = SIZE_STAGE + 1
+        self.decoder.transpconvs = self.decoder.transpconvs[:kept]
+        self.decoder.stages = self.decoder.stages[:kept]
+        head = nn.Conv2d(arch.features[-2 - SIZE_STAGE], SIZE_OUTPUTS, 1)
+        self.decoder.seg_layers = nn.ModuleDict({str(SIZE_STAGE): head})  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = self.encoder(x)
+        x = skips[-1]
+        pairs = zip(self.decoder.transpconvs, self.decoder.stages, strict=True)
+        for (up, stage), skip in zip(pairs, skips[-2::-1], strict=False):
+            x = stage(torch.cat((up(x), skip), dim=1))
+        return self.decoder.seg_layers[str(SIZE_STAGE)](x)  # type: ignore[no-any-return,index]
 
 
 def build(arch: Architecture) -> UNet:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from reunet.architecture import LEAK, NORM_EPS, Architecture
+from reunet.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture
 from reunet.images import ImageError
 from reunet.labels import replacing
 from reunet.predict import Network
@@ -69,8 +69,8 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
         model = build_model(arch, tensors, edges)
         if folder is None:
             return _compile(model).create_infer_request()
-        key = _digest(repr((arch, edges, *sorted(tensors))).encode(), *_bytes_of(tensors))
-        return _compile_or_load(model, folder, key.hex()).create_infer_request()
+        key = _key((arch, edges), tensors)
+        return _compile_or_load(model, folder, key).create_infer_request()
 
     def network(tiles: np.ndarray) -> np.ndarray:
         """Logits of tiles: (N, 3, h, w) -> (N, C, h, w), both float32."""
@@ -82,6 +82,26 @@ def build_network(arch: Architecture, tensors: Tensors, tile: int) -> Network:
                 results = infer({0: tiles[n : n + 1]}, share_inputs=True, share_outputs=True)
                 logits[n] = results[0][0]  # OpenVINO's own memory: the next tile overwrites it
         return logits
+
+    return network
+
+
+def build_size_network(arch: Architecture, tensors: Tensors) -> Network:
+    """The size network: (1, 3, h, w) -> (1, SIZE_OUTPUTS, h / 8, w / 8), both float32.
+
+    tensors: float32 by the names of `size_parameter_shapes`. Raises RuntimeError where OpenVINO
+    cannot compile it.
+    """
+    lock = threading.Lock()
+    model, folder = build_model(arch, tensors, last=SIZE_STAGE), cache_folder()
+    key = _key((arch, SIZE_STAGE), tensors)
+    compiled = _compile_or_load(model, folder, key) if folder else _compile(model)
+    request = compiled.create_infer_request()
+
+    def network(view: np.ndarray) -> np.ndarray:
+        """What the network says of one view."""
+        with lock:
+            return np.array(request.infer({0: view}, share_inputs=True)[0])
 
     return network
 
@@ -110,6 +130,11 @@ def _compile_or_load(model: Any, folder: Path, key: str) -> Any:
         with replacing(path) as temporary:
             temporary.write_bytes(_digest(stored) + stored)
     return compiled
+
+
+def _key(what: object, tensors: Tensors) -> str:
+    """Names a graph by all that it is made from."""
+    return _digest(repr((what, *sorted(tensors))).encode(), *_bytes_of(tensors)).hex()
 
 
 def _digest(*parts: Any) -> bytes:
@@ -159,10 +184,16 @@ def cache_folder() -> Path | None:
     return folder
 
 
-def build_model(arch: Architecture, tensors: Tensors, edges: tuple[int, int] = (-1, -1)) -> Any:
-    """OpenVINO's graph of the network: (1, 3, H, W) -> (1, classes, H, W) float32.
+def build_model(
+    arch: Architecture,
+    tensors: Tensors,
+    edges: tuple[int, int] = (-1, -1),
+    last: int | None = None,
+) -> Any:
+    """OpenVINO's graph of the network: (1, 3, H, W) -> (1, C, H, W) float32.
 
-    edges: H and W; -1 leaves them free. The tensors are used where they lie, not copied.
+    edges: H and W; -1 leaves them free. last: decoder stage to read out (None: the last, at full
+    resolution). The tensors are used where they lie, not copied.
     """
     image = ops.parameter([1, arch.in_channels, *edges], np.float32, name="image")
     x: Any = image
@@ -170,10 +201,11 @@ def build_model(arch: Architecture, tensors: Tensors, edges: tuple[int, int] = (
     for stage in range(len(arch.features)):
         x = _block(x, f"encoder.stages.{stage}.0", 2 if stage else 1, arch, tensors)
         skips.append(x)
-    for stage, skip in enumerate(skips[-2::-1]):
+    last = len(arch.features) - 2 if last is None else last
+    for stage, skip in enumerate(skips[-2::-1][: last + 1]):
         x = _upsample(x, f"decoder.transpconvs.{stage}", tensors)
         x = _block(ops.concat([x, skip], 1), f"decoder.stages.{stage}", 1, arch, tensors)
-    x = _head(x, f"decoder.seg_layers.{len(arch.features) - 2}", tensors)
+    x = _head(x, f"decoder.seg_layers.{last}", tensors)
     return openvino.Model([x], [image], "unet")
 
 

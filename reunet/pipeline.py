@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from reunet.arrays import ReUNetWarning, picture_of
-from reunet.folds import Fold, Gpu, GpuFold, line, warn
+from reunet.folds import Fold, Gpu, GpuFold, SizeFold, line, warn
 from reunet.images import Picture, read_image
 from reunet.normalise import normalise_channels
-from reunet.predict import Network, classify_each
+from reunet.predict import Maps, Network, map_each
+from reunet.scale import scale_image, scaled_shape, zoom_for
+from reunet.size import SizeNetwork, estimate_diameter, views_of
 from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
-from reunet.tiles import STEP, Tiling
+from reunet.tiles import Tiling
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -39,7 +41,9 @@ class Model:
     folds: tuple[str, ...]
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
-    step: float = STEP  # distance of its tiles, as a share of one
+    step: float | None = None  # distance of its tiles, as a share of one (None: the bundle's)
+    diameter: float | None = None  # px of the typical cell of every image (None: estimated)
+    size_network: SizeNetwork | None = None  # estimates it
     skip: bool = True  # spare the networks the tiles that `predict.is_empty`
     enlarge: bool = True  # look at `small_cells` once more
     vote: bool = True  # folds vote on cells (`voting`); else their logits are averaged
@@ -52,9 +56,10 @@ class Model:
             bundle.smallest,
             bundle.architecture.divisor,
             mirror=tta,
-            step=self.step,
+            step=self.step or bundle.step,
             batch=self.batch,
             skip=self.skip,
+            outputs=bundle.architecture.outputs,
         )
 
 
@@ -75,7 +80,7 @@ def load_model(
     if chosen == "cpu":
         on_cpu = tuple(Fold(bundle, name) for name in names)
         on_cpu[0].load()
-        return Model(bundle, on_cpu, names, chosen)
+        return Model(bundle, on_cpu, names, chosen, size_network=_size_network(bundle))
     try:
         return _on_gpu(bundle, names, chosen)
     except RuntimeError as error:
@@ -90,9 +95,36 @@ def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
     gpu = Gpu(device)
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
-    model = Model(bundle, networks, names, device)
+    model = Model(bundle, networks, names, device, size_network=_size_network(bundle))
     longest = few_tiles(model.tiling()).longest
     return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
+
+
+def _size_network(bundle: Bundle) -> SizeNetwork | None:
+    return SizeFold(bundle) if bundle.has_size else None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """An image as the networks are shown it.
+
+    image: (h, w, 3) uint8 of `normalise_channels`, its cells brought to the bundle's diameter
+    where it has one. shape: (H, W) before. diameter: px of the typical cell before; None where it
+    is not known or does not matter. notes: what was assumed about it.
+    """
+
+    image: np.ndarray
+    shape: tuple[int, int]
+    diameter: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What networks saw in an image of `shape` (H, W): maps, which may be of another size."""
+
+    maps: Maps
+    shape: tuple[int, int]
 
 
 def segment(
@@ -102,15 +134,17 @@ def segment(
     axes: str | None = None,
     tta: bool = True,
     decoder: str | None = None,
+    diameter: float | None = None,
 ) -> np.ndarray:
     """Find the cells of one image.
 
     image: a file, an array (H, W) or (H, W, C) of any real dtype, or what `arrays.picture_of`
     makes one of. axes: of an array, such as "CYX", where its shape leaves them open. tta: average
-    over the four mirror images. decoder: `regrow` or `paper` (None: the bundle's). Returns (H, W)
-    int32: 0 background, cells 1..N. What is assumed about the image is a ReUNetWarning. Raises
-    ImageError for a file that cannot be read and ValueError for an array that is no image, or of
-    unclear axes.
+    over the four mirror images. decoder: `field`, `regrow` or `paper` (None: the bundle's).
+    diameter: px of the typical cell (None: the model's, or else it is estimated from the image).
+    Returns (H, W) int32: 0 background, cells 1..N. What is assumed about the image is a
+    ReUNetWarning. Raises ImageError for a file that cannot be read and ValueError for an array that
+    is no image, or of unclear axes.
     """
     if isinstance(image, str | os.PathLike):
         if axes:
@@ -118,49 +152,78 @@ def segment(
         image = read_image(Path(image))
     elif not isinstance(image, Picture):
         image = picture_of(image, axes)
-    for note in image.notes:
+    if diameter:
+        model = replace(model, diameter=diameter)
+    picture = scaled(image, model)
+    for note in (*image.notes, *picture.notes):
         warnings.warn(note, ReUNetWarning, stacklevel=2)
-    class_maps = predict_classes(image, model, tta=tta)
-    return find_instances(class_maps, decoder or model.bundle.decoder, model.bundle.encoding)
+    seen = see(picture, model, tta=tta)
+    return find_and_tell(seen, decoder or model.bundle.decoder, model.bundle.encoding)[0]
 
 
-def predict_classes(picture: Picture, model: Model, *, tta: bool = True) -> np.ndarray:
-    """Most probable class of every pixel: background, interior, boundary.
-
-    Returns (maps, H, W) uint8: one map for each fold that votes, or a single one by the mean of the
-    folds' logits, where the image has more than LARGEST pixels or `model.vote` is off. Where the
-    cells of the first are small all are of a second look, enlarged, unless `model.enlarge` is off.
-    """
+def scaled(picture: Picture, model: Model) -> Scaled:
+    """Normalise an image and, where the bundle has a diameter, bring its cells to that."""
     image = normalise_channels(picture.pixels)
-    tiling = model.tiling(tta)
+    shape = image.shape[0], image.shape[1]
+    wanted = model.bundle.diameter
+    if wanted is None:
+        return Scaled(image, shape)
+    diameter = model.diameter
+    if diameter is None and model.size_network:
+        diameter = estimate_diameter(views_of(image), model.size_network)
+    zoom, note = zoom_for(diameter, wanted, shape, LARGEST)
+    return Scaled(scale_image(image, scaled_shape(shape, zoom)), shape, diameter, (note,))
+
+
+def see(picture: Scaled, model: Model, *, tta: bool = True) -> Seen:
+    """What the networks see in an image: classes of every pixel and, if they have it, the field.
+
+    One map for each fold that votes, or a single one by the mean of the folds' logits, where the
+    image has more than LARGEST pixels or `model.vote` is off. Of a bundle without a diameter, where
+    the cells of the first are small all are of a second look, enlarged, unless `model.enlarge` is
+    off.
+    """
+    image, tiling = picture.image, model.tiling(tta)
     in_memory = image.shape[0] * image.shape[1] <= LARGEST
     voters = [[fold] for fold in model.networks] if model.vote and in_memory else [model.networks]
-    class_maps = classify_each(image, voters, tiling)
-    if model.enlarge and in_memory:
-        first = find_instances(class_maps[:1], model.bundle.decoder, model.bundle.encoding)
-        if are_small(first):
-            return np.stack([classify_enlarged(image, fold, tiling) for fold in voters])
-    return class_maps
+    maps = map_each(image, voters, tiling)
+    if model.enlarge and in_memory and model.bundle.diameter is None:
+        first = Seen(Maps(maps.classes[:1]), picture.shape)
+        if are_small(find_and_tell(first, model.bundle.decoder, model.bundle.encoding)[0]):
+            maps = Maps(np.stack([classify_enlarged(image, fold, tiling) for fold in voters]))
+    return Seen(maps, picture.shape)
 
 
-def find_instances(
-    class_maps: np.ndarray | Sequence[np.ndarray], decoder: str, encoding: str
-) -> np.ndarray:
-    """The cells of one class map, or those that several agree on.
+def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The cells of one map, or those that several agree on.
 
-    class_maps: from `predict_classes`. Returns (H, W) int32: 0 background, cells 1..N.
+    Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
+    (`voting.vote_and_tell`). Raises ValueError for decoder `field` and maps without one.
     """
-    return find_and_tell(class_maps, decoder, encoding)[0]
+    from reunet.voting import vote_and_tell  # not needed before the first tile
+
+    labels, agreement = vote_and_tell(_decoded(seen, decoder, encoding))
+    if labels.shape == seen.shape:
+        return labels, agreement
+    from reunet.instances import at_size
+
+    labels, kept = at_size(labels, seen.shape)
+    return labels, None if agreement is None else agreement[kept]
 
 
-def find_and_tell(
-    class_maps: np.ndarray | Sequence[np.ndarray], decoder: str, encoding: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """`find_instances`, and how far the maps agree on each cell (`voting.vote_and_tell`)."""
-    from reunet.instances import decode  # neither is needed before the first tile
-    from reunet.voting import vote_and_tell
+def _decoded(seen: Seen, decoder: str, encoding: str) -> list[np.ndarray]:
+    """The cells of each map, at the finer of the sizes of map and image."""
+    from reunet.instances import decode
 
-    return vote_and_tell([decode(classes, decoder, encoding) for classes in class_maps])
+    if decoder != "field":
+        return [decode(classes, decoder, encoding) for classes in seen.maps.classes]
+    from reunet.peaks import decode_field
+
+    if seen.maps.fields is None:
+        raise ValueError("these weights have no distance field: use --decoder regrow")
+    pairs = zip(seen.maps.classes, seen.maps.fields, strict=True)
+    larger = max(seen.shape, seen.maps.classes.shape[1:])
+    return [decode_field(classes, field, shape=larger) for classes, field in pairs]
 
 
 def choose_device(name: str) -> str:

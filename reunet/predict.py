@@ -3,13 +3,14 @@
 Rows of tiles move down the image. Only the sums of the rows that tiles still touch are in memory;
 what lies above leaves as a finished band, so a slide of any height takes the memory of a strip.
 
-Legend: N tiles, C = 3 classes, H, W pixels of the image, h, w pixels of its content box, of a tile
+Legend: N tiles, C channels (3 classes and, of a network that has it, the distance field), H, W pixels of the image, h, w pixels of its content box, of a tile
 or of a band. A network is any callable that takes (N, 3, h, w) float32, C-contiguous, and gives
 (N, C, h, w) float32 logits; on which device it computes is its own affair. One that has a method
 `mean_logits`, with the arguments of the function here, averages there: it spares many copies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import numpy as np
@@ -32,11 +33,25 @@ Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3)
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
 CLASSES = 3  # background, interior, boundary
-OUTSIDE_LOGITS = (10.0, 0.0, 0.0)  # where no cell can be: background with 99.99 %, as softmax says
+# where no cell can be: background with 99.99 %, as softmax says, and no distance from it
+OUTSIDE_LOGITS = (10.0, 0.0, 0.0, 0.0)
+FIELD_LEVELS = 200  # of the stored distance field from 0 to 1; up to 1.275 fits into a byte
 
 FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
 WHITE = 235  # of 255: paler than any stain
 SMALLEST_CELL = 16  # px; the decoders drop what is smaller (`instances.MIN_OBJECT`)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What networks see in an image: V maps of h × w pixels, one of each voter.
+
+    classes: (V, h, w) uint8: background, interior, boundary. fields: (V, h, w) uint8, the distance
+    field, FIELD_LEVELS for 1; None of networks without one.
+    """
+
+    classes: np.ndarray
+    fields: np.ndarray | None = None
 
 
 def predict_bands(
@@ -55,8 +70,8 @@ def predict_bands(
     Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
     image without gaps. Raises ValueError where there is no network.
     """
-    for rows, classes in _class_bands(read, shape, scaling, [networks], tiling, box):
-        yield rows, classes[0]
+    for rows, maps in map_bands(read, shape, scaling, [networks], tiling, box):
+        yield rows, maps.classes[0]
 
 
 def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
@@ -73,37 +88,58 @@ def classify_each(
     image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling
 ) -> np.ndarray:
     """`classify` for several ensembles at once: (voters, H, W) uint8, one class map for each."""
+    return map_each(image, voters, tiling).classes
+
+
+def map_each(image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling) -> Maps:
+    """The maps of an image in memory, one for each of several ensembles."""
     height, width = image.shape[:2]
-    class_maps = np.empty((len(voters), height, width), np.uint8)
+    empty = np.empty((len(voters), height, width), np.uint8)
+    maps = Maps(empty, np.empty_like(empty) if tiling.outputs > CLASSES else None)
     box = content_box(image.transpose(2, 0, 1))
     scaling = scaling_of(image, box)
-    for rows, values in _class_bands(
+    for rows, values in map_bands(
         lambda top, bottom: image[top:bottom], (height, width), scaling, voters, tiling, box
     ):
-        class_maps[:, rows] = values
-    return class_maps
+        maps.classes[:, rows] = values.classes
+        if maps.fields is not None:
+            maps.fields[:, rows] = values.fields
+    return maps
 
 
-def _class_bands(
+def map_bands(
     read: Read,
     shape: tuple[int, int],
     scaling: Scaling,
     voters: Sequence[Sequence[Network]],
     tiling: Tiling,
-    box: Window | None,
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """`predict_bands` for several ensembles at once: rows and (voters, h, W) uint8 classes."""
+    box: Window | None = None,
+) -> Iterator[tuple[slice, Maps]]:
+    """`predict_bands` for several ensembles at once: rows and their maps, (voters, h, W) each."""
     rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
     inside = rows.stop - rows.start, columns.stop - columns.start
     row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
-    outside = len(voters), shape[1], tiling.tile
+    outside = len(voters), shape[1], tiling
     yield from _background(slice(0, rows.start), *outside)
     for band, logits in _bands(row, inside, voters, tiling):
-        classes = np.zeros((len(voters), band.stop - band.start, shape[1]), np.uint8)
-        for of_voter, found in zip(np.split(logits, len(voters)), classes, strict=True):
-            found[:, columns] = most_probable(of_voter)
-        yield slice(rows.start + band.start, rows.start + band.stop), classes
+        maps = _no_cells(len(voters), band.stop - band.start, shape[1], tiling)
+        for n, of_voter in enumerate(np.split(logits, len(voters))):
+            maps.classes[n][:, columns] = most_probable(of_voter[:CLASSES])
+            if maps.fields is not None:
+                maps.fields[n][:, columns] = stored_field(of_voter[CLASSES])
+        yield slice(rows.start + band.start, rows.start + band.stop), maps
     yield from _background(slice(rows.stop, shape[0]), *outside)
+
+
+def stored_field(field: np.ndarray) -> np.ndarray:
+    """The network's distance field in a byte a pixel, FIELD_LEVELS for 1. Returns uint8."""
+    stored: np.ndarray = np.clip(np.rint(field * FIELD_LEVELS), 0, 255).astype(np.uint8)
+    return stored
+
+
+def _no_cells(voters: int, height: int, width: int, tiling: Tiling) -> Maps:
+    classes = np.zeros((voters, height, width), np.uint8)
+    return Maps(classes, np.zeros_like(classes) if tiling.outputs > CLASSES else None)
 
 
 def most_probable(logits: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
@@ -118,24 +154,24 @@ def most_probable(logits: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _background(
-    rows: slice, voters: int, width: int, height: int
-) -> Iterator[tuple[slice, np.ndarray]]:
-    for top in range(rows.start, rows.stop, height):
-        bottom = min(top + height, rows.stop)
-        yield slice(top, bottom), np.zeros((voters, bottom - top, width), np.uint8)
+    rows: slice, voters: int, width: int, tiling: Tiling
+) -> Iterator[tuple[slice, Maps]]:
+    for top in range(rows.start, rows.stop, tiling.tile):
+        bottom = min(top + tiling.tile, rows.stop)
+        yield slice(top, bottom), _no_cells(voters, bottom - top, width, tiling)
 
 
 def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
     """Logits of background, interior and boundary, averaged over the networks (folds).
 
     image: (H, W, 3) uint8 from `normalise_channels`, H and W at least 1.
-    Returns (3, H, W) float32. Black margins are not shown to the networks, as in training: they
+    Returns (C, H, W) float32. Black margins are not shown to the networks, as in training: they
     are OUTSIDE_LOGITS. An all-black image has no margins.
     Raises ValueError where there is no network.
     """
     rows, columns = box = content_box(image.transpose(2, 0, 1))
-    logits = np.empty((CLASSES, *image.shape[:2]), np.float32)
-    logits[:] = np.reshape(OUTSIDE_LOGITS, (CLASSES, 1, 1))
+    logits = np.empty((tiling.outputs, *image.shape[:2]), np.float32)
+    logits[:] = np.reshape(OUTSIDE_LOGITS[: tiling.outputs], (-1, 1, 1))
     inside = logits[:, rows, columns]
     if tiling.parity:
         content = image[rows, columns].transpose(2, 0, 1)
@@ -152,7 +188,7 @@ def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tilin
 def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
     """Logits of an image that is cropped and z-scored already.
 
-    content: (3, h, w) float32. Returns (3, h, w) float32. In parity mode these are the very bits
+    content: (3, h, w) float32. Returns (C, h, w) float32. In parity mode these are the very bits
     that nnU-Net computes on the CPU (values of half precision). No tile is skipped. Raises
     ValueError where there is no network.
     """
@@ -203,7 +239,7 @@ def _bands(
     """Mean logits of each ensemble in bands from top to bottom: rows of the content and
     (voters * C, rows, w) float32."""
     ensembles = [_ensemble(networks, tiling) for networks in voters]
-    channels = len(voters) * CLASSES
+    channels = len(voters) * tiling.outputs
     height, width = shape
     padded = tiling.edge(height), tiling.edge(width)
     margins = centred_padding((height, width), padded)
@@ -216,7 +252,7 @@ def _bands(
     for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
         tiles = row(slice(top, top + h), columns)
         for c, logits in zip(
-            columns, _tile_logits(tiles, margins, ensembles, at_once), strict=True
+            columns, _tile_logits(tiles, margins, ensembles, at_once, tiling.outputs), strict=True
         ):
             sums[:, :, c] += logits * weight
             weights[:, c] += weight
@@ -231,11 +267,13 @@ def _tile_logits(
     margins: Margins,
     ensembles: Sequence[Network],
     at_once: int,
+    outputs: int,
 ) -> Iterator[np.ndarray]:
     """Logits of each tile, (voters * C, h, w), or (voters * C, 1, 1) of one that is empty: surely
     background."""
     (above, _), (left, _) = margins
-    empty = np.tile(np.array(OUTSIDE_LOGITS, np.float32), len(ensembles)).reshape(-1, 1, 1)
+    outside = np.array(OUTSIDE_LOGITS[:outputs], np.float32)
+    empty = np.tile(outside, len(ensembles)).reshape(-1, 1, 1)
     for group in _groups(tiles, at_once):
         full = [np.pad(tile, ((0, 0), *margins)) for tile in group if tile is not None]
         results = iter(_logits_of_each(ensembles, np.stack(full)) if full else ())
@@ -268,12 +306,15 @@ def mean_logits(
     given at once. Returns (N, C, h, w) float32.
     """
     views = np.concatenate([np.flip(tiles, axes) for axes in flips])
-    total = np.zeros((len(tiles), CLASSES, *tiles.shape[2:]), np.float32)
+    total: np.ndarray | None = None
     for network in networks:
         for first in range(0, len(views), batch):
             for n, logits in enumerate(network(views[first : first + batch]), first):
+                if total is None:
+                    total = np.zeros((len(tiles), *logits.shape), np.float32)
                 flip, tile = divmod(n, len(tiles))
                 total[tile] += np.flip(logits, flips[flip])
+    assert total is not None, "no network"
     total /= len(networks) * len(flips)
     return total
 
@@ -300,7 +341,7 @@ def _as_nnunet(content: np.ndarray, networks: Sequence[Network], tiling: Tiling)
     (above, _), (left, _) = margins = centred_padding((h, w), tile)
     data = np.pad(content, ((0, 0), *margins))
     weight = gaussian_importance(*tile, np.float16)
-    total = np.zeros((CLASSES, *data.shape[1:]), np.float16)
+    total = np.zeros((tiling.outputs, *data.shape[1:]), np.float16)
     for network in networks:
         predict_tile = _ensemble([network], tiling)
         logits = np.zeros(total.shape, np.float16)

@@ -15,12 +15,14 @@ from reunet.labels import label_origin
 from reunet.pipeline import Model
 
 DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
+MAY_DECIDE = ("diameter", "step")  # … where the card has them
 HASH_DIGITS = 16  # of a sha256, in hexadecimal
 
 
 def model_hash(model: Model) -> str:
     """Hash of all in a bundle that its labels depend on, the sha256 of the weights among it."""
     about = {key: model.bundle.about[key] for key in DECIDES}
+    about |= {key: model.bundle.about[key] for key in MAY_DECIDE if key in model.bundle.about}
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
@@ -35,6 +37,7 @@ def settings_line(model: Model, *, tta: bool, decoder: str, budget: str | None =
     mirroring = "mirrored" if tta else "not mirrored"
     choices = ", all tiles" * (not model.skip) + ", one scale" * (not model.enlarge)
     choices += ", averaged" * (not model.vote)
+    choices += f", cells of {model.diameter:g} px" if model.diameter else ""
     within = f", budget {budget}" if budget else ""
     return (
         f"reunet {reunet.__version__}, {weights}, {mirroring}{choices}, decoder {decoder}{within}"

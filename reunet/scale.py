@@ -25,6 +25,24 @@ def typical_diameter(instances: np.ndarray) -> float:
     return float(np.sqrt(4 / pi * areas[np.searchsorted(reached, reached[-1] / 2)]))
 
 
+def zoom_for(
+    diameter: float | None, wanted: float, shape: tuple[int, int], most: int
+) -> tuple[float, str]:
+    """The factor that brings cells of `diameter` px to `wanted` px, and a note on it.
+
+    shape: (H, W). most: pixels that the image may have afterwards, unless it has more before: what
+    bounds memory and time. diameter None: no cell was seen, the image keeps its size.
+    """
+    if diameter is None:
+        return 1.0, "no cell to tell the size by: seen at its own size"
+    zoom = min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
+    bound = max(1.0, (most / (shape[0] * shape[1])) ** 0.5)
+    note = f"cells of about {diameter:.3g} px"
+    if zoom > bound:
+        return bound, f"{note}: seen {bound:.3g} times as large, more would take too long"
+    return zoom, f"{note}: seen {zoom:.3g} times as large"
+
+
 def scaled_shape(shape: tuple[int, ...], zoom: float) -> tuple[int, int]:
     """(h, w) of an (H, W) image whose edges become `zoom` times as long, within the limits."""
     zoom = min(max(zoom, MIN_ZOOM), MAX_ZOOM)

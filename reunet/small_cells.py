@@ -11,7 +11,7 @@ from math import pi
 
 import numpy as np
 
-from reunet.predict import Network, most_probable, predict_logits
+from reunet.predict import CLASSES, Network, most_probable, predict_logits
 from reunet.tiles import WIDE_STEP, Tiling
 
 SMALL = 25.0  # px: diameter of the typical cell below which a second look pays
@@ -66,4 +66,4 @@ def classify_enlarged(image: np.ndarray, networks: Sequence[Network], tiling: Ti
         np.asarray(Image.fromarray(of_class).resize(shape[::-1], Image.Resampling.BILINEAR))
         for of_class in logits
     ]
-    return most_probable(small)
+    return most_probable(small[:CLASSES])

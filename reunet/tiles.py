@@ -36,6 +36,7 @@ class Tiling:
     stretch: float = STRETCH  # of a tile: longest axis that gets one that holds it, not two
     batch: int = 1  # tiles × mirror images that the network is given at once
     skip: bool = False  # spare the network the tiles that `is_empty`
+    outputs: int = 3  # channels of the network's output (`Architecture.outputs`)
 
     def __post_init__(self) -> None:
         """Raises ValueError for edges that the network cannot take."""

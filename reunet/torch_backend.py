@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reunet.architecture import Architecture, parameter_shapes
-from reunet.network import UNet
-from reunet.predict import CLASSES
+from reunet.network import SizeUNet, UNet
 from reunet.tiles import Flip
 
 MEMORY = 9e9  # bytes that may be reserved on a GPU: the challenge's card has 10 GB
@@ -28,8 +27,19 @@ def build_network(arch: Architecture, tensors: Tensors, device: str) -> "TorchNe
 
     Raises RuntimeError where the device fails.
     """
+    return _loaded(UNet, arch, tensors, device)
+
+
+def build_size_network(arch: Architecture, tensors: Tensors) -> "TorchNetwork":
+    """The size network on the CPU. tensors: by the names of `size_parameter_shapes`."""
+    return _loaded(SizeUNet, arch, tensors, "cpu")
+
+
+def _loaded(
+    kind: type[nn.Module], arch: Architecture, tensors: Tensors, device: str
+) -> "TorchNetwork":
     with torch.device("meta"):  # no memory and no random numbers for weights that come from disk
-        module = UNet(arch)
+        module = kind(arch)
     state = {name: torch.from_numpy(values) for name, values in tensors.items()}
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)
@@ -89,12 +99,14 @@ class TorchNetwork:
         """
         given = self._to_device(tiles)
         views = torch.cat([given.flip(axes) for axes in flips])
-        shape = len(tiles), CLASSES, *tiles.shape[2:]
-        total = torch.zeros(shape, device=self.device)
+        total: Tensor | None = None
         for network in networks:
             for n, logits in enumerate(self._each(network.module, views, batch)):
+                if total is None:
+                    total = torch.zeros((len(tiles), *logits.shape), device=self.device)
                 flip, tile = divmod(n, len(tiles))
                 total[tile] += logits.flip(flips[flip])
+        assert total is not None, "no network"
         return self._from_device(total / (len(networks) * len(flips)))
 
     def _each(self, module: nn.Module, images: Tensor, batch: int) -> Iterator[Tensor]:

@@ -17,9 +17,11 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 
-from reunet.architecture import Architecture, parameter_shapes
+from reunet.architecture import Architecture, parameter_shapes, size_parameter_shapes
+from reunet.tiles import STEP
 
-DECODERS = ("regrow", "paper")  # of `instances` and `targets`, which take their time to import
+DECODERS = ("field", "regrow", "paper")  # of `peaks` and `instances`, slow to import
+SIZE = "size"  # name of the size network's tensors, beside those of the folds
 ENCODINGS = ("paper", "thin")
 CARD = "card.json"
 WAY_OUT = "fetch the bundle again or choose another with --weights"
@@ -33,7 +35,7 @@ class WeightsError(ValueError):
 class Bundle:
     """A card, read and checked, and the folder it lies in.
 
-    tile: px edge of the sliding window. smallest: px to which a smaller image is padded at least
+    tile: px edge of the sliding window. step: distance of tiles as a share of one. smallest: px to which a smaller image is padded at least
     (the training patch). about: the whole card, for whoever wants to know more.
     """
 
@@ -42,9 +44,20 @@ class Bundle:
     encoding: str
     decoder: str
     tile: int
+    step: float
     smallest: int
     folds: tuple[str, ...]
     about: dict[str, Any]
+
+    @property
+    def diameter(self) -> float | None:
+        """px: the size that the typical cell of an image is brought to (None: none is)."""
+        return self.about.get("diameter")
+
+    @property
+    def has_size(self) -> bool:
+        """Whether there is a network that estimates the size of cells."""
+        return fold_file(SIZE) in self.about["sha256"]
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -59,6 +72,7 @@ def open_bundle(folder: Path) -> Bundle:
             about["encoding"],
             about["decoder"],
             about["tile"],
+            float(about.get("step", STEP)),
             about["smallest"],
             tuple(about["folds"]),
             about,
@@ -83,6 +97,12 @@ def _what_is_wrong(bundle: Bundle) -> str:
         "sizes that are no positive numbers": all(type(n) is int and n > 0 for n in sizes),
         "fewer than two stages": len(arch.features) > 1,
         "another number of channels or classes than 3": arch.in_channels == arch.classes == 3,
+        "a decoder of a field that the network lacks": (
+            bundle.decoder != "field" or bundle.architecture.field
+        ),
+        "a step of tiles that is no share of one": 0 < bundle.step <= 1,
+        "a diameter that is no number of pixels": bundle.diameter is None
+        or (type(bundle.diameter) in (int, float) and bundle.diameter > 0),
         "no list of folds": type(bundle.about["folds"]) is list and bundle.folds != (),
         "no hashes": type(bundle.about["sha256"]) is dict,
     }
@@ -102,12 +122,14 @@ def choose_folds(bundle: Bundle, names: Sequence[str] | None = None) -> tuple[st
         there = ", ".join(bundle.folds)
         raise WeightsError(f"{bundle.folder}: has no fold {', '.join(unknown)}: there is {there}")
     chosen = tuple(names or bundle.folds)
-    expected = parameter_shapes(bundle.architecture)
-    for fold in chosen:
+    expected = dict.fromkeys(chosen, parameter_shapes(bundle.architecture))
+    if bundle.has_size:
+        expected[SIZE] = size_parameter_shapes(bundle.architecture)
+    for fold, wanted in expected.items():
         path = bundle.folder / fold_file(fold)
         with _opened(path) as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if shapes != expected:
+        if shapes != wanted:
             raise WeightsError(f"{path}: its tensors do not fit the card's architecture: {WAY_OUT}")
     return chosen
 
@@ -143,18 +165,20 @@ def save_bundle(
     folds: Mapping[str, Mapping[str, ArrayLike]],
     about: dict[str, Any],
     dtype: type[np.floating] = np.float16,
+    size: Mapping[str, ArrayLike] | None = None,
 ) -> None:
     """Write a bundle; the card last, so that a bundle with a card is complete.
 
     folds: state dict by fold, each tensor once, arrays or tensors on the CPU. about: the rest of
-    the card (`encoding`, `decoder`, `tile`, `smallest`, training data …).
+    the card (`encoding`, `decoder`, `tile`, `smallest`, training data …). size: of the network
+    that estimates the size of cells, by the names of `size_parameter_shapes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
-    for old in folder.glob(fold_file("*")):
+    for old in (*folder.glob(fold_file("*")), *folder.glob(fold_file(SIZE))):
         old.unlink()
     hashes = {}
-    for fold, tensors in folds.items():
+    for fold, tensors in {**folds, **({SIZE: size} if size else {})}.items():
         path = folder / fold_file(fold)
         stored = {name: np.asarray(t).astype(dtype, order="C") for name, t in tensors.items()}
         path.write_bytes(safetensors.numpy.save(stored))  # save_file would make it private
@@ -171,8 +195,8 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 
 def fold_file(fold: str) -> str:
-    """File name of a fold's tensors."""
-    return f"fold_{fold}.safetensors"
+    """File name of the tensors of a fold, or of SIZE."""
+    return f"{fold}.safetensors" if fold == SIZE else f"fold_{fold}.safetensors"
 
 
 def _sha256(path: Path) -> str:

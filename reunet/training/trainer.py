@@ -16,11 +16,11 @@ from torch._dynamo import OptimizedModule
 from reunet.training.augment import widen_zoom, with_maps
 from reunet.training.dataset import pseudo_cases_file, read_cases, read_json
 from reunet.training.device import BF16_CPU, as_network, autocast
-from reunet.training.start import adopted, start_tensors
 from reunet.training.log import TrainingLog
 from reunet.training.loss import WeightedDiceCE
 from reunet.training.presets import PRESETS, ROUNDS
 from reunet.training.sampling import balanced, mixed
+from reunet.training.start import adopted, start_tensors
 from reunet.training.validate import Judge, pick_cases
 
 MOMENTUM = 0.99
