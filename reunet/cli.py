@@ -177,7 +177,7 @@ def predict(
                 vote and len(model.networks) > 1
             )  # a single fold has nobody to vote with
             choices["drop_edge_cells"] = drop_edge_cells
-            asked["diameter"] = diameter
+            asked["diameter"] = f"{diameter:g}" if diameter else None
             about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)

@@ -223,21 +223,25 @@ def _enclosers(holes: np.ndarray, cells: np.ndarray, count: int) -> np.ndarray:
     return np.where(lowest == highest, highest, 0)
 
 
-def at_size(labels: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cells drawn with another number of pixels, numbered anew: those of under FEWEST px go.
+def at_size(labels: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Draw cells with another number of pixels and number them anew; those under FEWEST px go.
 
-    labels: (h, w) int32, cells 1..N. Returns (H, W) int32 and the old number of each new one, 0 of
-    the background first.
+    labels: (h, w) int32, cells 1..N. out: (H, W) int32, receives them. Returns the old number of
+    each new one, 0 of the background first.
     """
-    resized = scale_labels(labels, shape)
-    sizes, first = np.zeros(int(labels.max()) + 1, np.int64), np.full(int(labels.max()) + 1, UNSEEN)
-    measure(resized, 0, sizes, first)
+    count = int(labels.max(initial=0)) + 1
+    sizes, first = np.zeros(count, np.int64), np.full(count, UNSEEN)
+    bands = cut(out.shape)
+    for top, bottom in bands:
+        out[top:bottom] = scale_labels(labels, (out.shape[0], out.shape[1]), slice(top, bottom))
+        measure(out[top:bottom], top, sizes, first)
     numbers = in_order(np.where(sizes >= FEWEST, first, UNSEEN))
-    kept = np.zeros(int(numbers.max()) + 1, np.int64)
-    kept[numbers[1:]] = np.arange(1, numbers.size)
+    for top, bottom in bands:
+        out[top:bottom] = numbers[out[top:bottom]]
+    kept = np.zeros(int(numbers.max(initial=0)) + 1, np.int64)
+    kept[numbers] = np.arange(count)
     kept[0] = 0
-    resized_labels: np.ndarray = numbers[resized]
-    return resized_labels, kept
+    return kept
 
 
 def in_order(first: np.ndarray) -> np.ndarray:

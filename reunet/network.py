@@ -119,7 +119,7 @@ class SizeUNet(nn.Module):
         self.decoder.transpconvs = self.decoder.transpconvs[:kept]
         self.decoder.stages = self.decoder.stages[:kept]
         head = nn.Conv2d(arch.features[-2 - SIZE_STAGE], SIZE_OUTPUTS, 1)
-        self.decoder.seg_layers = nn.ModuleDict({str(SIZE_STAGE): head})  # type: ignore[assignment]
+        self.decoder.seg_layers = nn.ModuleList([*(nn.Identity() for _ in range(SIZE_STAGE)), head])
 
     def forward(self, x: Tensor) -> Tensor:
         skips = self.encoder(x)
@@ -127,7 +127,7 @@ class SizeUNet(nn.Module):
         pairs = zip(self.decoder.transpconvs, self.decoder.stages, strict=True)
         for (up, stage), skip in zip(pairs, skips[-2::-1], strict=False):
             x = stage(torch.cat((up(x), skip), dim=1))
-        return self.decoder.seg_layers[str(SIZE_STAGE)](x)  # type: ignore[no-any-return,index]
+        return self.decoder.seg_layers[SIZE_STAGE](x)  # type: ignore[no-any-return]
 
 
 def build(arch: Architecture) -> UNet:

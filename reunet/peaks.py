@@ -1,10 +1,10 @@
 """Cells at the peaks of the distance field: watershed by steepest ascent, merged by persistence.
 
 The network's fourth output says how deep a pixel lies in its cell: 1 at the centre, 0 outside
-(`targets.distance_field`). Smoothed, and cut to where the classes see cells, it is the relief. Every
-pixel climbs to its highest neighbour; those that end at the same peak are a basin. Two basins are
-one cell where the pass between them lies less than PERSISTENCE below the lower of their peaks (the
-h-maxima transform and the watershed of its markers in one).
+(`targets.distance_field`). Smoothed, and cut to where the classes see cells, it is the relief.
+Every pixel climbs to its highest neighbour; those that end at the same peak are a basin. Two basins
+are one cell where the pass between them lies less than PERSISTENCE below the lower of their peaks
+(the h-maxima transform and the watershed of its markers in one).
 
 It works in bands of rows: it takes time in proportion to the pixels, however many cells there are.
 The result is the same for every height of the bands. Legend: H, W pixels.
@@ -87,12 +87,13 @@ def _smoothed(classes: np.ndarray, field: np.ndarray, top: int, bottom: int) -> 
 
     start, stop = max(top - HALO, 0), bottom + HALO
     level = field[start:stop]
-    rows = gaussian_filter(level.astype(np.float32), SIGMA, radius=HALO)
+    rows: np.ndarray = gaussian_filter(level.astype(np.float32), SIGMA, radius=HALO)
     outside = classes[start:stop] == BACKGROUND
     rim = dilate(outside) & (level <= EDGE * FIELD_LEVELS)  # the ring lies outside the cell there
-    height = np.maximum(rows.round(), 1).astype(np.uint8)
+    height: np.ndarray = np.maximum(rows.round(), 1).astype(np.uint8)
     height[outside | rim] = 0
-    return height[top - start :][: bottom - top]
+    inner: np.ndarray = height[top - start :][: bottom - top]
+    return inner
 
 
 def _enlarged(height: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -104,7 +105,8 @@ def _enlarged(height: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         return np.asarray(Image.fromarray(values).resize(shape[::-1], how))
 
     cells = grown(np.where(height > 0, 255, 0).astype(np.uint8)) >= 128
-    return np.where(cells, np.maximum(grown(height), 1), 0).astype(np.uint8)
+    larger: np.ndarray = np.where(cells, np.maximum(grown(height), 1), 0).astype(np.uint8)
+    return larger
 
 
 def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray, count: int) -> np.ndarray:
@@ -132,7 +134,7 @@ def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray, count: in
     code[exits] = -1 - (target[exits] + top * width)
     out[top:bottom] = 0
     out[top:bottom].reshape(-1)[inside] = code[end]
-    return tops.astype(np.int64) + top * width
+    return np.asarray(tops.astype(np.int64) + top * width)
 
 
 def _uphill(height: np.ndarray, top: int, bottom: int) -> np.ndarray:
@@ -149,7 +151,8 @@ def _uphill(height: np.ndarray, top: int, bottom: int) -> np.ndarray:
         np.copyto(step, down * width + right, where=higher)
         np.maximum(best, seen, out=best)
     step += np.arange(step.size, dtype=np.int32).reshape(step.shape)
-    return step.reshape(-1)
+    targets: np.ndarray = step.reshape(-1)
+    return targets
 
 
 def _follow(out: np.ndarray, top: int, bottom: int) -> None:

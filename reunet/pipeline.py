@@ -207,8 +207,9 @@ def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, 
         return labels, agreement
     from reunet.instances import at_size
 
-    labels, kept = at_size(labels, seen.shape)
-    return labels, None if agreement is None else agreement[kept]
+    drawn = np.empty(seen.shape, np.int32)
+    kept = at_size(labels, drawn)
+    return drawn, None if agreement is None else agreement[kept]
 
 
 def _decoded(seen: Seen, decoder: str, encoding: str) -> list[np.ndarray]:

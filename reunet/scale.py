@@ -4,12 +4,15 @@ A network that is trained on cells of one size sees every image with its cells a
 training as at inference. Legend: H, W pixels before, h, w pixels after.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from math import pi
 
 import numpy as np
 
 MIN_ZOOM, MAX_ZOOM = 0.04, 4.0  # factors of the edges: cells of 750 px and of 7.5 px become 30 px
 MIN_EDGE = 8  # px: no edge becomes shorter
+ROWS = 256  # px, of the bands of a large image
 
 
 def typical_diameter(instances: np.ndarray) -> float:
@@ -64,13 +67,65 @@ def scale_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(shape[::-1], how))
 
 
-def scale_labels(instances: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def scale_bands(
+    bands: Iterator[np.ndarray], before: tuple[int, int], after: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """`scale_image` of an image that comes in bands of rows, from the top.
+
+    bands: (rows, W, 3) uint8. before: (H, W). after: (h, w). Yields (rows, w, 3) uint8.
+    """
+    from PIL import Image
+
+    if before == after:
+        yield from bands
+        return
+    read, factor = windows(bands), before[0] / after[0]
+    grows = after[0] * after[1] > before[0] * before[1]
+    how = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
+    reach = int(max(factor, 1)) + 2  # rows beyond a band that the means and lines look at
+    for top in range(0, after[0], ROWS):
+        bottom = min(top + ROWS, after[0])
+        start = max(0, int(top * factor) - reach)
+        stop = min(before[0], int(bottom * factor) + reach)
+        rows = Image.fromarray(np.ascontiguousarray(read(start, stop)))
+        end = min(bottom * factor, before[0]) - start
+        box = (0, top * factor - start, before[1], min(end, stop - start))
+        yield np.asarray(rows.resize((after[1], bottom - top), how, box=box))
+
+
+def windows(bands: Iterator[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    """Bands of rows as a function `read(top, bottom)` that returns any rows.
+
+    Its tops must not decrease from call to call: what lies above is forgotten.
+    """
+    live: deque[np.ndarray] = deque()
+    first = end = 0  # of the rows that are live
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        """Rows top..bottom, (bottom - top, W, 3)."""
+        nonlocal first, end
+        while end < bottom or first + len(live[0]) <= top:
+            if live and first + len(live[0]) <= top:
+                first += len(live.popleft())
+            else:
+                live.append(next(bands))
+                end += len(live[-1])
+        rows = live[0] if len(live) == 1 else np.concatenate(live)
+        return rows[top - first : bottom - first]
+
+    return read
+
+
+def scale_labels(
+    instances: np.ndarray, shape: tuple[int, int], rows: slice = slice(None)
+) -> np.ndarray:
     """Instances with (h, w) pixels, each that of the nearest pixel before.
 
-    instances: (H, W) of any integer type. Returns (h, w) of the same type.
+    instances: (H, W) of any integer type. rows: of the result, if not all. Returns (h, w) of the
+    same type.
     """
-    rows, columns = (
+    down, across = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp)
         for new, old in zip(shape, instances.shape, strict=True)
     )
-    return instances[np.ix_(rows, columns)]
+    return instances[np.ix_(down[rows], across)]

@@ -8,7 +8,6 @@ pixels.
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,9 @@ from reunet.normalise import (
     scaling_from,
     stretch_channels,
 )
+from reunet.scale import scale_bands, scaled_shape, windows, zoom_for
+from reunet.size import PARTS, estimate_diameter
+from reunet.size import windows as windows_to_look_at
 from reunet.tiles import Window, bounding_box
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 SLIDE_PIXELS = 16_000_000  # from here on the arrays of a whole image weigh gigabytes
 IN_MEMORY = 2**29  # bytes, of a class map or a label map; larger ones lie on disk
 ROWS = 256  # px, of the bands of an image that is held
+LARGEST_GROWTH = 2.25  # of a slide's pixels, where its cells are small: bounds time and memory
 LABEL_SHARE = 1 / 8  # bytes a pixel that a compressed label image may take: 0.02 to 0.1 is usual
 
 
@@ -64,9 +67,10 @@ class Survey(NamedTuple):
     """What has to be known of a whole image before its first tile can be predicted."""
 
     stretches: list[Stretch]  # normalise the channels
-    scaling: Scaling  # of the normalised content
+    shape: tuple[int, int]  # (h, w) that the networks are shown it with
+    scaling: Scaling  # of the normalised content, with that many pixels
     box: Window  # the content
-    notes: tuple[str, ...]  # what was assumed about channels and planes, for the log
+    notes: tuple[str, ...]  # what was assumed about channels, planes and cells, for the log
 
 
 def slide_shape(path: Path) -> tuple[int, int] | None:
@@ -99,21 +103,51 @@ def segment_slide(
     cannot be written, before the network starts where that shows.
     """
     slide = open_slide(image)
+    about = survey(slide, model)
     with (
-        scratch(slide.shape, np.uint8, label) as classes,
+        scratch(about.shape, np.int32, label) as seen,
         scratch(slide.shape, np.int32, label) as instances,
     ):
-        check_room(label, int(classes.size * LABEL_SHARE))
-        about = survey(slide)
-        classify(slide, about, model, classes, tta=tta)
-        from reunet.instances import decode  # not needed before the first tile
+        check_room(label, int(instances.size * LABEL_SHARE))
+        same = about.shape == slide.shape
+        find_cells(slide, about, model, instances if same else seen, label, tta, decoder)
+        if not same:
+            from reunet.instances import at_size
 
-        encoding = model.bundle.encoding
-        decode(classes, decoder or model.bundle.decoder, encoding, out=instances)
+            at_size(seen, instances)
         if write:
             return len(write(label, instances)) - 1, about.notes
         write_label(label, instances)
         return int(instances.max()), about.notes
+
+
+def find_cells(
+    slide: Slide,
+    about: Survey,
+    model: "Model",
+    out: np.ndarray,
+    label: Path,
+    tta: bool,
+    decoder: str | None,
+) -> None:
+    """Cells of a slide as the networks are shown it. out: (h, w) int32, receives them."""
+    decoder, has_field = decoder or model.bundle.decoder, model.bundle.architecture.field
+    if decoder == "field" and not has_field:
+        raise ValueError("these weights have no distance field: use --decoder regrow")
+    field_shape = about.shape if decoder == "field" else (1, 1)
+    with (
+        scratch(about.shape, np.uint8, label) as classes,
+        scratch(field_shape, np.uint8, label) as field,
+    ):
+        classify(slide, about, model, classes, field if decoder == "field" else None, tta=tta)
+        if decoder == "field":  # neither is needed before the first tile
+            from reunet.peaks import decode_field
+
+            decode_field(classes, field, out=out)
+        else:
+            from reunet.instances import decode
+
+            decode(classes, decoder, model.bundle.encoding, out=out)
 
 
 def open_slide(path: Path) -> Slide:
@@ -167,9 +201,10 @@ def _plane(path: Path) -> "Iterator[Plane]":
             raise ImageError(one_line(f"{path}: {error}")) from error
 
 
-def survey(slide: Slide) -> Survey:
+def survey(slide: Slide, model: "Model") -> Survey:
     """Read a slide for its statistics: the very numbers that `normalise_channels` stretches the
-    whole image by, and `content_box` and `scaling_of` find in the result."""
+    whole image by, the size of its cells, and what `content_box` and `scaling_of` find in the
+    image with that many pixels."""
     notes: dict[str, None] = {}  # a set that keeps its order
 
     def pixels() -> Iterator[np.ndarray]:
@@ -178,61 +213,71 @@ def survey(slide: Slide) -> Survey:
             yield picture.pixels
 
     stretches = find_stretches(pixels)
+    shape, told = _shape_to_see(slide, stretches, model)
     counts = np.zeros((3, 256), np.int64)
-    rows, columns = [], np.zeros(slide.shape[1], bool)
-    for band in pixels():
-        stretched = stretch_channels(band, stretches)
-        counts += histogram(stretched)
-        rows.append(stretched.any(axis=(1, 2)))
-        columns |= np.any(stretched.any(axis=0), axis=1)
+    rows, columns = [], np.zeros(shape[1], bool)
+    for band in scale_bands(_stretched(slide, stretches), slide.shape, shape):
+        counts += histogram(band)
+        rows.append(band.any(axis=(1, 2)))
+        columns |= np.any(band.any(axis=0), axis=1)
     box = bounding_box(np.concatenate(rows), columns)
     inside = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
-    counts[:, 0] -= slide.shape[0] * slide.shape[1] - inside  # black, as all outside the box
-    return Survey(stretches, scaling_from(counts), box, tuple(notes))
+    counts[:, 0] -= shape[0] * shape[1] - inside  # black, as all outside the box
+    return Survey(stretches, shape, scaling_from(counts), box, (*notes, *told))
+
+
+def _stretched(slide: Slide, stretches: list[Stretch]) -> Iterator[np.ndarray]:
+    return (stretch_channels(band.pixels, stretches) for band in slide.bands())
+
+
+def _shape_to_see(
+    slide: Slide, stretches: list[Stretch], model: "Model"
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(h, w) that brings the cells to the bundle's diameter, where it has one, and a note on it."""
+    wanted = model.bundle.diameter
+    if wanted is None:
+        return slide.shape, ()
+    diameter = model.diameter
+    if diameter is None and model.size_network:
+        views = _views(_stretched(slide, stretches), slide.shape)
+        diameter = estimate_diameter(views, model.size_network)
+    height, width = slide.shape
+    zoom, note = zoom_for(diameter, wanted, slide.shape, round(LARGEST_GROWTH * height * width))
+    return scaled_shape(slide.shape, zoom), (note,)
+
+
+def _views(bands: Iterator[np.ndarray], shape: tuple[int, int]) -> list[np.ndarray]:
+    """The parts of a slide that its cells' size is estimated from: those of most contrast."""
+    read, parts = windows(bands), []
+    for rows, columns in windows_to_look_at(shape):
+        bottom = min(rows.stop, shape[0])
+        parts.append(read(rows.start, bottom)[:, columns].copy())
+    parts.sort(key=lambda part: -float(part[::4, ::4].std()))
+    return parts[:PARTS]
 
 
 def classify(
-    slide: Slide, about: Survey, model: "Model", classes: np.ndarray, *, tta: bool = True
+    slide: Slide,
+    about: Survey,
+    model: "Model",
+    classes: np.ndarray,
+    field: np.ndarray | None = None,
+    *,
+    tta: bool = True,
 ) -> None:
-    """Most probable class of every pixel.
+    """Most probable class of every pixel that the networks are shown, and its distance field.
 
-    classes: (H, W) uint8, receives them: background, interior, boundary.
+    classes: (h, w) uint8, receives them: background, interior, boundary. field: (h, w) uint8.
     """
-    from reunet.predict import predict_bands
+    from reunet.predict import map_bands
 
-    stretched = (stretch_channels(band.pixels, about.stretches) for band in slide.bands())
-    for rows, values in predict_bands(
-        windows(stretched),
-        slide.shape,
-        about.scaling,
-        model.networks,
-        model.tiling(tta),
-        about.box,
+    bands = scale_bands(_stretched(slide, about.stretches), slide.shape, about.shape)
+    for rows, maps in map_bands(
+        windows(bands), about.shape, about.scaling, [model.networks], model.tiling(tta), about.box
     ):
-        classes[rows] = values
-
-
-def windows(bands: Iterator[np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Bands of rows as a function `read(top, bottom)` that returns any rows.
-
-    Its tops must not decrease from call to call: what lies above is forgotten.
-    """
-    live: deque[np.ndarray] = deque()
-    first = end = 0  # of the rows that are live
-
-    def read(top: int, bottom: int) -> np.ndarray:
-        """Rows top..bottom, (bottom - top, W, 3)."""
-        nonlocal first, end
-        while end < bottom or first + len(live[0]) <= top:
-            if live and first + len(live[0]) <= top:
-                first += len(live.popleft())
-            else:
-                live.append(next(bands))
-                end += len(live[-1])
-        rows = live[0] if len(live) == 1 else np.concatenate(live)
-        return rows[top - first : bottom - first]
-
-    return read
+        classes[rows] = maps.classes[0]
+        if field is not None:
+            field[rows] = maps.fields[0] if maps.fields is not None else 0
 
 
 @contextlib.contextmanager

@@ -35,8 +35,9 @@ class WeightsError(ValueError):
 class Bundle:
     """A card, read and checked, and the folder it lies in.
 
-    tile: px edge of the sliding window. step: distance of tiles as a share of one. smallest: px to which a smaller image is padded at least
-    (the training patch). about: the whole card, for whoever wants to know more.
+    tile: px edge of the sliding window. step: distance of tiles as a share of one. smallest: px to
+    which a smaller image is padded at least (the training patch). about: the whole card, for
+    whoever wants to know more.
     """
 
     folder: Path

@@ -19,7 +19,8 @@ from reunet.io.export.writers import Writer, unexpected, writing
 from reunet.io.pixel_size import PixelSize, read_pixel_size
 from reunet.labels import read_origin
 from reunet.report import REPORT
-from reunet.slides import Slide, open_slide, windows
+from reunet.scale import windows
+from reunet.slides import Slide, open_slide
 
 # What programs add to an image's name for its cells; the first that fits is taken off.
 LABEL_SUFFIXES = ("_label", "_labels", "_cp_masks", "_masks", "_mask")

@@ -219,6 +219,37 @@ def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("images", type=FOLDER)
+@click.argument("labels", type=FOLDER)
+@preset_option
+@root_option
+@click.option("--hours", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
+@click.option("--start", type=FOLDER, help="Fold or size network to start from.  [default: none]")
+@click.option("--without", multiple=True, metavar="SOURCE", help="Source to leave out.")
+def size(
+    images: Path,
+    labels: Path,
+    preset: str,
+    root: Path,
+    hours: float,
+    start: Path | None,
+    without: tuple[str, ...],
+) -> None:
+    """Train the network that estimates the size of cells; it goes on where it was interrupted."""
+    from reunet.training.size import train_size
+
+    output = root.resolve() / "results" / "size"
+    arch = PRESETS[preset].architecture
+    try:
+        trained = train_size(
+            images, labels, output, arch, hours=hours, start=start, without=without
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {one_line(error)}")
+    click.echo(f"trained: {trained}")
+
+
+@main.command()
 @click.argument("bundle", type=FOLDER)
 @preset_option
 @root_option

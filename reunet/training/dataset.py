@@ -136,10 +136,11 @@ def _versions(raw: Path, cases: Cases) -> dict[str, int]:
 
 def _stored_pixels(path: Path) -> int:
     """Pixels of a case, by the head of its file."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return int(np.prod(reader.GetSize()))
+    reader: Any = sitk.ImageFileReader  # its methods bear no types
+    head = reader()
+    head.SetFileName(str(path))
+    head.ReadImageInformation()
+    return int(np.prod(head.GetSize()))
 
 
 def find_label(folder: Path, image: Path) -> Path:

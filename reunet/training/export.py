@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reunet.instances import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
+from reunet.tiles import STEP, WIDE_STEP
 from reunet.training.history import (
     commands,
     history,
@@ -17,7 +18,8 @@ from reunet.training.history import (
     unique_tensors,
 )
 from reunet.training.jobs import BEST, FINAL, LATEST
-from reunet.training.presets import PRESETS
+from reunet.training.presets import PRESETS, Preset
+from reunet.training.start import start_tensors
 from reunet.weights import save_bundle
 
 PERMISSIVE = (
@@ -55,13 +57,15 @@ def export(
         "input": "channels rescaled to 0..255 from percentiles 1 and 99, z-score per channel",
         "classes": list(dataset_json["labels"]),
         "encoding": dataset_json["encoding"],
-        "decoder": "regrow",
+        "decoder": "field" if chosen.architecture.field else "regrow",
         "decoder_parameters": {
             "min_seed_px": MIN_SEED[dataset_json["encoding"]],
             "ring_outside_px": RING_OUTSIDE[dataset_json["encoding"]],
             "min_cell_px": MIN_OBJECT,
         },
         "tile": chosen.tile,
+        "step": WIDE_STEP if chosen.diameter else STEP,
+        **({"diameter": chosen.diameter} if chosen.diameter else {}),
         "smallest": chosen.patch,
         "stages": summary(trained),
         "training_data": sources,
@@ -72,8 +76,14 @@ def export(
         fold: unique_tensors(load_checkpoint(path)["network_weights"])
         for fold, path in checkpoints.items()
     }
-    save_bundle(bundle, chosen.architecture, folds, about)
+    save_bundle(bundle, chosen.architecture, folds, about, size=_size_tensors(folders[0], chosen))
     return tuple(folds)
+
+
+def _size_tensors(folder: Path, preset: Preset) -> dict[str, Any] | None:
+    """The size network trained below the same root, where there is one and it is of use."""
+    path = folder.parents[1] / "size" / "size.pth"
+    return dict(start_tensors(path)) if preset.diameter and path.exists() else None
 
 
 def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`L = L_Dice + L_CE` with the weight map in the Dice term (paper §2.5), and the distance field's."""
+"""`L = L_Dice + L_CE` with the weight map in the Dice term (§2.5), and that of the field."""
 
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss

@@ -37,9 +37,9 @@ class Preset:
     patch: px edge of a training patch. tile: px edge of the sliding window at inference. zoom:
     range of the factor by which objects are enlarged in augmentation (None: nnU-Net's own
     augmentation untouched). diameter: px, to which the typical cell of every image is brought
-    before training and inference (None: images keep their size). balanced: draw cases evenly over modalities and sources instead of as
-    nnU-Net does. retraining: schedule of weight-map fine-tuning and of each round of
-    self-training.
+    before training and inference (None: images keep their size). balanced: draw cases evenly over
+    modalities and sources instead of as nnU-Net does. retraining: schedule of weight-map
+    fine-tuning and of each round of self-training.
     """
 
     architecture: Architecture

@@ -15,6 +15,9 @@ def start_tensors(path: Path) -> Tensors:
 
     Raises ValueError for a file that is neither.
     """
+    if path.suffix == ".pth" and path.name.startswith("size"):
+        saved: Tensors = torch.load(path, weights_only=True)["weights"]
+        return saved
     if path.suffix != ".safetensors":
         return unique_tensors(load_checkpoint(path)["network_weights"])
     try:

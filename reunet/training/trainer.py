@@ -81,8 +81,10 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return network
 
     def start_from(self, start: Path) -> None:
-        """Take over all weights of a checkpoint or of a bundle's fold, the heads included (nnU-Net's
-        own way of loading pretrained weights starts the heads anew)."""
+        """Take over all weights of a checkpoint or of a bundle's fold, the heads included.
+
+        nnU-Net's own way of loading pretrained weights starts the heads anew.
+        """
         there = self.plain_network().state_dict()
         self.plain_network().load_state_dict(adopted(start_tensors(start), there))
         self.print_to_log_file(f"starts from {start}")
