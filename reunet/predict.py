@@ -4,9 +4,10 @@ Rows of tiles move down the image. Only the sums of the rows that tiles still to
 what lies above leaves as a finished band, so a slide of any height takes the memory of a strip.
 
 Legend: N tiles, C channels (3 classes and, of a network that has it, the distance field), H, W
-pixels of the image, h, w pixels of its content box, of a tile or of a band. A network is any callable that takes (N, 3, h, w) float32, C-contiguous, and gives
-(N, C, h, w) float32 logits; on which device it computes is its own affair. One that has a method
-`mean_logits`, with the arguments of the function here, averages there: it spares many copies.
+pixels of the image, h, w pixels of its content box, of a tile or of a band. A network is any
+callable that takes (N, 3, h, w) float32, C-contiguous, and gives (N, C, h, w) float32 logits; on
+which device it computes is its own affair. One that has a method `mean_logits`, with the arguments
+of the function here, averages there: it spares many copies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

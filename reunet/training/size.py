@@ -270,5 +270,6 @@ def _save(
     """Write a checkpoint in one step."""
     part = path.with_name(f".part_{path.name}")
     weights, state = network.state_dict(), optimiser.state_dict()
-    torch.save({"weights": weights, "optimiser": state, "seconds": seconds, "iteration": iteration}, part)  # fmt: skip
+    content = {"weights": weights, "optimiser": state, "seconds": seconds, "iteration": iteration}
+    torch.save(content, part)
     part.replace(path)
