@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reunet.instances import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
 from reunet.tiles import STEP, WIDE_STEP
 from reunet.training.history import (
@@ -49,6 +51,7 @@ def export(
     if any(other["encoding"] != dataset_json["encoding"] for other in others):
         raise ValueError(f"{folders[0]}: its encoding is not that of all: export them apart")
     chosen = PRESETS[preset]
+    size = _size_network(folders[0], chosen)
     sources = [*(_sources(meta) if meta else []), *pseudo_sources(checkpoints.values(), meta)]
     trained = [stage for path in checkpoints.values() for stage in history(path)]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
@@ -68,6 +71,7 @@ def export(
         **({"diameter": chosen.diameter} if chosen.diameter else {}),
         "smallest": chosen.patch,
         "stages": summary(trained),
+        **({"size_network": size[1]} if size else {}),
         "training_data": sources,
         "training_command": [prepare, *commands(trained)],
         "use": permitted_use(sources if meta else []),
@@ -76,14 +80,18 @@ def export(
         fold: unique_tensors(load_checkpoint(path)["network_weights"])
         for fold, path in checkpoints.items()
     }
-    save_bundle(bundle, chosen.architecture, folds, about, size=_size_tensors(folders[0], chosen))
+    save_bundle(bundle, chosen.architecture, folds, about, size=size[0] if size else None)
     return tuple(folds)
 
 
-def _size_tensors(folder: Path, preset: Preset) -> dict[str, Any] | None:
-    """The size network trained below the same root, where there is one and it is of use."""
+def _size_network(folder: Path, preset: Preset) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Tensors of the size network trained below the same root, and what the card says of it."""
     path = folder.parents[1] / "size" / "size.pth"
-    return dict(start_tensors(path)) if preset.diameter and path.exists() else None
+    if not preset.diameter or not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    about = {"iterations": state["iteration"], "hours": round(state["seconds"] / 3600, 2)}
+    return dict(start_tensors(path)), about
 
 
 def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:

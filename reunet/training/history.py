@@ -67,7 +67,8 @@ def start_of(checkpoint: Path) -> Path | None:
 def lineage(checkpoint: Path) -> list[Path]:
     """A checkpoint and those before it that still exist, the first stage first."""
     start = start_of(checkpoint)
-    earlier = lineage(start) if start and start.exists() else []
+    trained_here = start and start.suffix == ".pth" and start.exists()  # no bundle's fold
+    earlier = lineage(start) if start and trained_here else []
     return [*earlier, checkpoint]
 
 
@@ -137,6 +138,8 @@ def started_from(entries: list[dict[str, Any]]) -> str:
     starts = {e["start"].resolve() for e in entries if e["start"]}
     if not starts:
         return "weights drawn at random (He-normal)"
+    if bundles := sorted(f"{s.parent.name}/{s.name}" for s in starts if s.suffix != ".pth"):
+        return f"the bundle's {', '.join(bundles)}"
     known = [start for start in starts if (start.parents[1] / "plans.json").exists()]
     stages = {read_job(start).get("stage", "baseline") for start in known}
     folds = sorted(fold_of(start) for start in starts)
