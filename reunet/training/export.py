@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def export(
         raise ValueError(f"{folders[0]}: its encoding is not that of all: export them apart")
     chosen = PRESETS[preset]
     size = _size_network(folders[0], chosen)
-    sources = [*(_sources(meta) if meta else []), *pseudo_sources(checkpoints.values(), meta)]
+    learnt = _sources(meta, dataset_json["cases"]) if meta else []
+    sources = [*learnt, *pseudo_sources(checkpoints.values(), meta)]
     trained = [stage for path in checkpoints.values() for stage in history(path)]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
@@ -133,8 +134,11 @@ def pseudo_sources(checkpoints: Iterable[Path], meta: Path | None) -> list[dict[
     ]
 
 
-def _sources(meta: Path) -> list[dict[str, Any]]:
-    """Every source of the training part: images, modality and licence."""
+def _sources(meta: Path, cases: Container[str] | None = None) -> list[dict[str, Any]]:
+    """Every source of the training part: images, modality and licence.
+
+    cases: names of those that were learnt from, sources may have been left out (None: all).
+    """
     images: dict[tuple[str, str, str], int] = defaultdict(int)
     with meta.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -142,7 +146,8 @@ def _sources(meta: Path) -> list[dict[str, Any]]:
                 about = row["source"], row["modality"], row["licence"]
             except KeyError as error:
                 raise ValueError(f"{meta}: has no column {error}: needed for the card") from error
-            if row.get("split", "train") == "train":
+            learnt = cases is None or "name" not in row or row["name"] in cases
+            if learnt and row.get("split", "train") == "train":
                 images[about] += 1
     return [
         {"source": source, "modality": modality, "images": count, "licence": licence}
