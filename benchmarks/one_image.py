@@ -36,20 +36,22 @@ def mark(step):
 mark("interpreter")
 from reunet.images import read_image
 from reunet.labels import write_label
-from reunet.pipeline import find_instances, load_model, predict_classes
+from reunet.pipeline import find_and_tell, load_model, scaled, see
 mark("imports")
 model = load_model(device=sys.argv[4])
 mark("backend and weights")
 picture = read_image(Path(sys.argv[2]))
 mark("reading")
 tta = sys.argv[5] == "True"
-class_maps = predict_classes(picture, model, tta=tta)
+shown = scaled(picture, model)
+mark("size of the cells")
+seen = see(shown, model, tta=tta)
 mark("network, with its graphs")
-labels = find_instances(class_maps, model.bundle.decoder, model.bundle.encoding)
+labels, _ = find_and_tell(seen, model.bundle.decoder, model.bundle.encoding)
 mark("instances")
 write_label(Path(sys.argv[3]) / "x_label.tiff", labels)
 mark("writing")
-predict_classes(picture, model, tta=tta)
+see(shown, model, tta=tta)
 mark("(the network once more)")
 print(json.dumps(marks))
 """

@@ -20,8 +20,8 @@ from reunet import voting
 from reunet.images import read_image, read_label
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
-from reunet.pipeline import Model, default_weights, find_instances, load_model
-from reunet.predict import most_probable, predict_logits
+from reunet.pipeline import Model, Seen, default_weights, find_and_tell, load_model
+from reunet.predict import CLASSES, Maps, most_probable, predict_logits
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
@@ -46,11 +46,12 @@ def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:
     truth = read_label(data / "labels" / f"{name}_label.tiff")
     tiling = model.tiling(tta=False)
     logits = [predict_logits(image, [fold], tiling) for fold in model.networks]
-    class_maps = [most_probable(of_fold) for of_fold in logits]
-    average = most_probable(np.mean(logits, axis=0))
+    class_maps = [most_probable(of_fold[:CLASSES]) for of_fold in logits]
+    average = most_probable(np.mean(logits, axis=0)[:CLASSES])
 
     def f1(*maps: np.ndarray) -> float:
-        found = find_instances(maps, model.bundle.decoder, model.bundle.encoding)
+        seen = Seen(Maps(np.stack(maps)), image.shape[:2])
+        found, _ = find_and_tell(seen, "regrow", model.bundle.encoding)
         return score_pair(truth, found).f1
 
     scores = {"mean of the folds": float(np.mean([f1(classes) for classes in class_maps]))}

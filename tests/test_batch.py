@@ -20,7 +20,7 @@ from reunet.batch import AHEAD, Outcome, segment_files
 from reunet.images import ImageError, Picture, read_image, read_label
 from reunet.pipeline import Model, load_model, segment
 
-READING, NETWORK = "reunet.batch.read_image", "reunet.batch.predict_classes"
+READING, NETWORK = "reunet.batch.read_image", "reunet.batch.see"
 DECODING, WRITING = "reunet.instances.decode", "reunet.run.finish.write_label"
 PATIENCE = 20  # s that a thread waits for another before the test has failed
 

@@ -202,7 +202,7 @@ def test_an_output_folder_that_vanishes(
 def test_images_are_not_segmented_for_a_folder_that_is_gone(
     images: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("reunet.batch.predict_classes")
+    monkeypatch.delattr("reunet.batch.see")
     paths = sorted(images.iterdir())
     for outcome in segment_files(paths, tmp_path / "out", model, tta=False, decoder=None):
         assert "is gone; make the folder" in (outcome.error or "")

@@ -91,10 +91,10 @@ def test_outputs_are_added_without_the_network(
     assert run(*command).exit_code == 0
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
 
-    def predict_classes(*_: object, **__: object) -> None:
+    def see(*_: object, **__: object) -> None:
         raise AssertionError("the network was run")
 
-    monkeypatch.setattr("reunet.batch.predict_classes", predict_classes)
+    monkeypatch.setattr("reunet.batch.see", see)
     assert run(*command, "--table").exit_code == 0
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
     assert len(rows_of(out / "images.csv")) == 2

@@ -7,8 +7,9 @@ import pytest
 from scipy import ndimage
 
 from reunet import budget, pipeline, small_cells
-from reunet.images import as_picture
-from reunet.pipeline import Model, load_model, predict_classes
+from reunet.images import Picture, as_picture
+from reunet.pipeline import Model, load_model, scaled
+from reunet.pipeline import see as see_cells
 from reunet.predict import Network, classify
 from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
 from reunet.targets import INTERIOR
@@ -101,20 +102,24 @@ def test_what_is_seen_enlarged_lies_where_it_was() -> None:
     np.testing.assert_allclose(shift, 0, atol=0.05)  # px
 
 
+def look(picture: Picture, model: Model) -> None:
+    see_cells(scaled(picture, model), model, tta=False)
+
+
 @pytest.mark.parametrize(("diameter", "looks"), [(14, 2), (30, 1)])
 def test_only_small_cells_get_a_second_look(model: Model, diameter: int, looks: int) -> None:
     seen, spy = spying()
     picture = as_picture(pictured(disks(diameter, 2, 330)))
-    predict_classes(picture, replace(model, networks=(spy,)), tta=False)
+    look(picture, replace(model, networks=(spy,)))
     assert seen == [(352, 352), (480, 480)][:looks]
-    predict_classes(picture, replace(model, networks=(spy,), enlarge=False), tta=False)
+    look(picture, replace(model, networks=(spy,), enlarge=False))
     assert seen[looks:] == [(352, 352)]
 
 
 def test_huge_images_get_one_look(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "LARGEST", 240 * 240 - 1)
     monkeypatch.setattr(pipeline, "classify_enlarged", None)  # would fail
-    predict_classes(as_picture(pictured(disks(14, 2))), model, tta=False)
+    look(as_picture(pictured(disks(14, 2))), model)
 
 
 def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from reunet import pipeline
 from reunet.bands import UNSEEN
-from reunet.images import as_picture
+from reunet.images import Picture, as_picture
 from reunet.instances import MIN_OBJECT
 from reunet.iou import overlapping_pairs
-from reunet.pipeline import Model, find_instances, load_model, predict_classes, segment
-from reunet.predict import classify
+from reunet.pipeline import Model, Seen, find_and_tell, load_model, scaled, see, segment
+from reunet.predict import Maps, classify
 from reunet.voting import AGREEMENT, FREE, agreements, vote
 
 
@@ -118,8 +118,9 @@ def test_boundaries_a_few_pixels_apart_do_not_merge_cells() -> None:
         maps.append(classes)
     logits = np.mean([np.eye(3)[classes] for classes in maps], axis=0)
     average = logits.argmax(axis=-1).astype(np.uint8)
-    assert find_instances([average], "regrow", "thin").max() == 1
-    assert find_instances(maps, "regrow", "thin").max() == 2
+    for classes, cells in (([average], 1), (maps, 2)):
+        labels, _ = find_and_tell(Seen(Maps(np.stack(classes)), shape), "regrow", "thin")
+        assert labels.max() == cells
 
 
 def test_what_one_fold_alone_saw_is_dropped() -> None:
@@ -186,12 +187,16 @@ def pixels() -> np.ndarray:
     return image
 
 
+def class_maps(picture: Picture, model: Model) -> np.ndarray:
+    return see(scaled(picture, model), model, tta=False).maps.classes
+
+
 def test_each_fold_has_its_ballot(model: Model, pixels: np.ndarray) -> None:
-    maps = predict_classes(as_picture(pixels), model, tta=False)
+    maps = class_maps(as_picture(pixels), model)
     assert [found.shape for found in maps] == [pixels.shape[:2]] * 3
     for network, found in zip(model.networks, maps, strict=True):
         alone = replace(model, networks=(network,))
-        [expected] = predict_classes(as_picture(pixels), alone, tta=False)
+        [expected] = class_maps(as_picture(pixels), alone)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -202,7 +207,7 @@ def test_votes_keep_apart_what_the_average_merges(model: Model, pixels: np.ndarr
 
 def test_the_average_is_that_of_the_logits(model: Model, pixels: np.ndarray) -> None:
     picture = as_picture(pixels)
-    [found] = predict_classes(picture, replace(model, vote=False), tta=False)
+    [found] = class_maps(picture, replace(model, vote=False))
     image = pipeline.normalise_channels(picture.pixels)
     np.testing.assert_array_equal(found, classify(image, model.networks, model.tiling(False)))
 
@@ -211,4 +216,4 @@ def test_huge_images_are_averaged(
     model: Model, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "LARGEST", 320 * 320 - 1)
-    assert len(predict_classes(as_picture(pixels), model, tta=False)) == 1
+    assert len(class_maps(as_picture(pixels), model)) == 1

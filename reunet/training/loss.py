@@ -34,16 +34,18 @@ class WeightedDiceCE(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits: (N, C, H, W), of the classes and, of a network that has it, the distance field.
-        target: (N, 3, H, W): class, weight and distance field. Pixels of class IGNORE count in no
-        term. Returns a scalar."""
+        target: (N, 3, H, W): class, weight and distance field; the classes alone where nothing is
+        weighted and there is no field. Pixels of class IGNORE count in no term. Returns a
+        scalar."""
         logits = logits.float()  # half precision is for the network, not for sums over pixels
         classes, weights, field = target[:, :1].long(), target[:, 1:2], target[:, 2:3]
         logits, predicted_field = logits[:, :CLASSES], logits[:, CLASSES:]
         known = classes != IGNORE
-        mask = weights * known if self.weight_dice else known
+        weighted = weights.shape[1] > 0
+        mask = weights * known if weighted and self.weight_dice else known
         dice = self.dice(logits, classes * known, loss_mask=mask)
         entropy = F.cross_entropy(logits, classes[:, 0], reduction="none", ignore_index=IGNORE)
-        if self.weight_ce:
+        if weighted and self.weight_ce:
             counted = weights[:, 0] * known[:, 0]
             entropy = (entropy * counted).sum() / counted.sum().clamp_min(1e-8)
         else:

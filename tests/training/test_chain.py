@@ -170,7 +170,7 @@ def test_stored_weights_are_the_weight_map(chain: Chain) -> None:
         # nnU-Net marks black background, which z-scoring could leave out, with -1
         np.testing.assert_array_equal(np.maximum(both[0], 0), classes[window])
         expected = weight_map(instances, classes)[window]
-        np.testing.assert_allclose(both[1] / dataset.WEIGHT_SCALE, expected, atol=6e-4)
+        np.testing.assert_allclose(both[1] / dataset.MAP_SCALE, expected, atol=6e-4)
         cropped += both.shape[1:] != classes.shape
     assert cropped >= 2
 

@@ -302,7 +302,7 @@ def test_a_pseudo_label_is_one_hot_with_its_own_weight_map(plan: rounds.SelfTrai
     whole = np.pad(classes, ((6, 0), (0, 10)))
     instances = decode(whole, "regrow", "paper")
     expected = weight_map(instances, whole)[6:, :100]
-    np.testing.assert_allclose(stored[1, 0] / dataset.WEIGHT_SCALE, expected, atol=6e-4)
+    np.testing.assert_allclose(stored[1, 0] / dataset.MAP_SCALE, expected, atol=6e-4)
     label = read_label(how.folder / "labels" / "image3_label.tiff")
     np.testing.assert_array_equal(label, instances)
     assert row["cells"] == instances.max()

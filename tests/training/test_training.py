@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from conftest import SAMPLES
 from reunet.training import dataset, jobs, sampling
 from reunet.training.__main__ import main
-from reunet.training.augment import WEIGHT_SCALE, Zoom, widen_zoom, with_weights
+from reunet.training.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
 from reunet.training.log import F1, TrainingLog
-from reunet.training.loss import IGNORE, WeightedDiceCE, add_weights
+from reunet.training.loss import IGNORE, WeightedDiceCE, add_maps
 from reunet.training.presets import PRESETS
 from reunet.training.trainer import halving, warm_cosine
 from reunet.training.validate import MOST_CASES, pick_cases
@@ -96,11 +96,11 @@ def test_ignored_pixels_teach_nothing(weight_ce: bool) -> None:
 
 
 def test_weights_keep_their_sum_at_lower_resolutions() -> None:
-    weights = torch.rand(1, 64, 64)
-    small = add_weights(torch.zeros(1, 16, 16, dtype=torch.int16), weights)
-    assert small.shape == (2, 16, 16)
-    assert torch.allclose(small[1].mean(), weights.mean(), atol=1e-6)
-    assert torch.equal(small[1], F.avg_pool2d(weights, 4)[0])
+    maps = torch.rand(2, 64, 64)
+    small = add_maps(torch.zeros(1, 16, 16, dtype=torch.int16), maps)
+    assert small.shape == (3, 16, 16)
+    assert torch.allclose(small[1:].mean(), maps.mean(), atol=1e-6)
+    assert torch.equal(small[1:], F.avg_pool2d(maps, 4))
 
 
 # -- schedule (tables 3 and 4)
@@ -144,9 +144,10 @@ def augmented(weighted: bool, seed: int) -> tuple[torch.Tensor, list[torch.Tenso
     widen_zoom(pipeline, (0.5, 2.0))
     y, x = np.mgrid[:128, :128]
     disc = ((y - 64) ** 2 + (x - 64) ** 2 < 30**2).astype(np.int16)
-    both = torch.from_numpy(np.stack([disc, (1 + disc) * WEIGHT_SCALE]).astype(np.int16))
+    stored = [disc, (1 + disc) * MAP_SCALE, disc * MAP_SCALE]
+    both = torch.from_numpy(np.stack(stored).astype(np.int16))
     image = torch.rand(3, 128, 128)
-    out = with_weights(pipeline, weighted)(image=image, segmentation=both)
+    out = with_maps(pipeline, weighted)(image=image, segmentation=both)
     return out["image"], out["segmentation"]
 
 
@@ -154,8 +155,8 @@ def test_the_weight_map_goes_through_the_same_transform_as_the_label() -> None:
     agree = []
     for seed in range(30):
         _, (fine, coarse) = augmented(True, seed)
-        assert fine.shape == (2, 64, 64)
-        assert coarse.shape == (2, 32, 32)
+        assert fine.shape == (3, 64, 64)
+        assert coarse.shape == (3, 32, 32)
         inside = fine[1] > 0.5  # weights outside the picture are 0
         agree.append(((fine[1] - 1 - fine[0]).abs() < 0.5)[inside].float().mean().item())
     assert min(agree) > 0.97
@@ -169,12 +170,18 @@ def test_intensity_transforms_leave_the_weights_alone() -> None:
         assert fine[1].max() <= 2
 
 
-def test_an_unweighted_training_sees_the_classes_alone() -> None:
+def test_the_field_goes_through_the_same_transform_as_the_label() -> None:
+    for seed in range(10):
+        _, (fine, _) = augmented(False, seed)
+        assert ((fine[2] - fine[0]).abs() < 0.5).float().mean() > 0.97
+
+
+def test_all_weights_of_an_unweighted_training_are_one() -> None:
     image, (fine, coarse) = augmented(False, 3)
     assert image.shape == (3, 64, 64)
-    assert fine.shape == (1, 64, 64)
-    assert coarse.shape == (1, 32, 32)
-    assert set(fine.unique().tolist()) <= {0, 1}
+    for part in (fine, coarse):
+        assert (part[1] == 1).all()
+        assert set(part[0].unique().tolist()) <= {0, 1}
 
 
 def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:
@@ -189,7 +196,7 @@ def test_nnunets_pipeline_starts_with_the_spatial_transform() -> None:
     pipeline = nnUNetTrainer.get_training_transforms((64, 64), (0, 0), None, (0, 1), False)
     assert isinstance(pipeline.transforms[0], BasicTransform)
     widen_zoom(pipeline, (0.5, 2.0))
-    assert pipeline.transforms[0].p_scaling == 0.5
+    assert pipeline.transforms[0].p_scaling == P_ZOOM
 
 
 # -- data set
