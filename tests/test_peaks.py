@@ -1,0 +1,125 @@
+"""The watershed of the distance field, against scikit-image's and against cells known in advance."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from reunet.peaks import LOWEST_PEAK, PERSISTENCE, decode_field, watershed
+from reunet.predict import FIELD_LEVELS
+from reunet.targets import distance_field, encode
+
+
+def discs(centres: list[tuple[int, int]], radius: int, shape: tuple[int, int]) -> np.ndarray:
+    """Instances, the later ones over the earlier."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    labels = np.zeros(shape, np.int32)
+    for number, (row, column) in enumerate(centres, 1):
+        labels[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = number
+    return labels
+
+
+def maps_of(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Perfect class map and stored field of instances."""
+    field = np.rint(distance_field(instances) * FIELD_LEVELS).astype(np.uint8)
+    return encode(instances), field
+
+
+def relief(seed: int, shape: tuple[int, int] = (90, 110)) -> np.ndarray:
+    """Smooth hills, a third of them above the sea. (H, W) uint8."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), 4)
+    high = np.clip((noise - np.quantile(noise, 0.4)) / np.ptp(noise) * 2.2, 0, 1.2)
+    return np.asarray((high * FIELD_LEVELS).astype(np.uint8))
+
+
+def decoded(height: np.ndarray, band: int) -> np.ndarray:
+    out = np.empty(height.shape, np.int32)
+    rows = len(height)
+    watershed(height, out, [(top, min(top + band, rows)) for top in range(0, rows, band)])
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_height_of_the_bands_gives_the_same(seed: int) -> None:
+    height = relief(seed)
+    whole = decoded(height, len(height))
+    assert whole.max() > 3
+    for band in (1, 2, 7, 31):
+        np.testing.assert_array_equal(decoded(height, band), whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cells_are_the_h_maxima_of_scikit_image(seed: int) -> None:
+    morphology = pytest.importorskip("skimage.morphology")
+    height = relief(seed)
+    found = decoded(height, len(height))
+    depth = round(PERSISTENCE * FIELD_LEVELS)
+    peaks = morphology.h_maxima(height.astype(np.int32), depth)
+    marks, count = ndimage.label(peaks, np.ones((3, 3)))
+    heights = ndimage.maximum(height, marks, range(1, count + 1))
+    expected = {n for n, h in enumerate(heights, 1) if h >= LOWEST_PEAK * FIELD_LEVELS}
+    cells = {n: set(found[marks == n].tolist()) for n in expected}
+    assert all(len(of_mark) == 1 for of_mark in cells.values())  # no mark is cut
+    of_marks = [next(iter(of_mark)) for of_mark in cells.values()]
+    large = [cell for cell in of_marks if cell]  # a peak may have too few pixels
+    assert len(set(large)) == len(large) == found.max()  # and no two marks share a cell
+
+
+def test_discs_that_touch_come_apart_where_they_touch() -> None:
+    truth = discs([(40, 40), (40, 65), (62, 52)], 14, (100, 100))
+    found = decode_field(*maps_of(truth))
+    assert found.max() == 3
+    for cell in range(1, 4):
+        same = truth == np.bincount(truth[found == cell]).argmax()
+        assert (same & (found == cell)).sum() / (same | (found == cell)).sum() > 0.85
+
+
+def test_noise_below_the_persistence_cuts_nothing() -> None:
+    classes, field = maps_of(discs([(40, 40)], 25, (80, 80)))
+    noise = np.random.default_rng(0).normal(0, 0.03 * FIELD_LEVELS, field.shape)
+    noisy = np.where(field > 0, np.clip(field + noise, 0, 250), 0).astype(np.uint8)
+    assert decode_field(classes, noisy).max() == 1
+
+
+def test_what_is_drawn_larger_is_the_same_cells() -> None:
+    truth = discs([(20, 20), (20, 50), (45, 35)], 12, (70, 70))
+    small, large = (decode_field(*maps_of(truth), shape=s) for s in (None, (280, 210)))
+    assert large.shape == (280, 210)
+    assert large.max() == small.max() == 3
+    near = small[np.ix_(np.arange(280) * 70 // 280, np.arange(210) * 70 // 210)]
+    assert (near == large).mean() > 0.97
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_pictures_without_cells_and_one_that_a_cell_fills(value: int) -> None:
+    classes = np.full((50, 60), value, np.uint8)
+    field = np.full((50, 60), value * FIELD_LEVELS, np.uint8)
+    found = decode_field(classes, field)
+    assert (found == value).all()
+    assert decode_field(classes[:0], field[:0]).shape == (0, 60)
+
+
+def test_ten_thousand_cells_take_no_longer_than_few() -> None:
+    """Ten megapixels: the time goes with the pixels in cells, not with the number of cells."""
+    tile = np.rint(distance_field(discs([(16, 16)], 15, (32, 32))) * FIELD_LEVELS).astype(np.uint8)
+    many = np.tile(tile, (100, 100))
+    few = ndimage.zoom(many[:320, :320], 10, order=1)
+    seconds = []
+    for field in (many, few):
+        started = time.process_time()
+        found = decode_field((field > 0).astype(np.uint8), field)
+        seconds.append(time.process_time() - started)
+        assert found.max() == field.size // (1024 if field is many else 102400)
+    assert seconds[0] < 3 * seconds[1] + 1
+
+
+def test_the_field_is_the_distance_to_the_next_pixel_outside_of_the_cell() -> None:
+    truth = discs([(20, 20), (20, 38), (45, 5)], 11, (60, 60))
+    field = distance_field(truth)
+    for cell in range(1, 4):
+        # a cell cut by the frame goes on beyond it
+        distance = ndimage.distance_transform_edt(np.pad(truth == cell, 30, mode="edge"))
+        expected = distance[30:-30, 30:-30][truth == cell]
+        np.testing.assert_allclose(field[truth == cell], expected / expected.max(), atol=1e-5)
+    assert not field[truth == 0].any()
