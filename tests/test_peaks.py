@@ -1,4 +1,4 @@
-"""The watershed of the distance field, against scikit-image's and against cells known in advance."""
+"""The watershed of the distance field, against scikit-image's and cells known in advance."""
 
 import time
 

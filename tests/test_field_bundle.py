@@ -1,0 +1,189 @@
+"""Weights with a distance field and a size of cells, from the bundle to the labels."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from click.testing import CliRunner
+
+from reunet import load_model, pipeline, segment, slides
+from reunet.architecture import Architecture, size_parameter_shapes
+from reunet.batch import segment_files
+from reunet.cli import main
+from reunet.images import read_image
+from reunet.metric import score_pair
+from reunet.network import build
+from reunet.weights import WeightsError, open_bundle, save_bundle
+
+ARCH = Architecture(features=(4, 8, 8, 8, 8, 8), dropout=0.0, field=True)
+ABOUT = {
+    "encoding": "paper", "decoder": "field", "tile": 64, "smallest": 32, "step": 0.75,
+    "diameter": 30,
+}  # fmt: skip
+NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+def save(folder: Path, arch: Architecture = ARCH, **about: object) -> Path:
+    torch.manual_seed(3)
+    rng = np.random.default_rng(0)
+    size = {n: rng.normal(0, 0.2, s) for n, s in size_parameter_shapes(arch).items()}
+    folds = {fold: build(arch).state_dict() for fold in ("0", "1")}
+    save_bundle(folder, arch, folds, {**ABOUT, **about}, size=size)
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return save(tmp_path / "bundle")
+
+
+def test_a_bundle_comes_back_as_it_was_written(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    assert opened.architecture == ARCH
+    assert (opened.diameter, opened.step, opened.decoder) == (30, 0.75, "field")
+    assert opened.has_size
+    assert open_bundle(save(bundle, step=0.5)).step == 0.5
+
+
+@pytest.mark.parametrize(
+    ("about", "word"),
+    [({"diameter": 0}, "diameter"), ({"diameter": "30"}, "diameter"), ({"step": 2.0}, "step")],
+)
+def test_a_card_that_cannot_be_right_is_refused(bundle: Path, about: dict, word: str) -> None:
+    with pytest.raises(WeightsError, match=word):
+        open_bundle(save(bundle, **about))
+
+
+def test_a_field_that_the_network_lacks_is_refused(bundle: Path) -> None:
+    with pytest.raises(WeightsError, match="field"):
+        open_bundle(save(bundle, replace(ARCH, field=False)))
+
+
+def test_a_damaged_size_network_is_told(bundle: Path) -> None:
+    path = bundle / "size.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged"):
+        segment(NOISE, load_model(bundle, "cpu"), tta=False)
+
+
+@pytest.mark.filterwarnings("ignore::reunet.ReUNetWarning")
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (40, 50), (700, 90)])
+@pytest.mark.parametrize("diameter", [None, 4.0, 7.0, 30.0, 300.0, 1e6])
+def test_labels_have_the_images_shape(
+    bundle: Path, shape: tuple[int, int], diameter: float | None
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    labels = segment(image, load_model(bundle, "cpu"), tta=False, diameter=diameter)
+    assert labels.shape == shape
+    numbers = np.unique(labels)
+    np.testing.assert_array_equal(numbers[numbers > 0], np.arange(1, labels.max() + 1))
+
+
+@pytest.mark.filterwarnings("ignore::reunet.ReUNetWarning")
+@pytest.mark.parametrize("decoder", ["field", "regrow", "paper"])
+def test_every_decoder_works_with_a_field(bundle: Path, decoder: str) -> None:
+    labels = segment(NOISE, load_model(bundle, "cpu"), tta=False, decoder=decoder, diameter=20)
+    assert labels.shape == NOISE.shape[:2]
+
+
+def test_the_networks_see_cells_at_the_bundles_size(bundle: Path) -> None:
+    model = load_model(bundle, "cpu")
+    seen: list[tuple[int, ...]] = []
+
+    def spy(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles.shape[2:])
+        return np.zeros((len(tiles), 4, *tiles.shape[2:]), np.float32)
+
+    picture = pipeline.scaled(pipeline.picture_of(NOISE, None), replace(model, diameter=60.0))
+    assert picture.image.shape == (45, 60, 3)
+    assert picture.shape == (90, 120)
+    pipeline.see(picture, replace(model, networks=(spy,)), tta=False)
+    assert seen == [(64, 64)]
+
+
+def test_a_bundle_without_a_size_network_keeps_the_images_size(tmp_path: Path) -> None:
+    folds = {"0": build(ARCH).state_dict()}
+    save_bundle(tmp_path / "bundle", ARCH, folds, ABOUT)
+    model = load_model(tmp_path / "bundle", "cpu")
+    picture = pipeline.scaled(pipeline.picture_of(NOISE, None), model)
+    assert picture.image.shape == NOISE.shape
+    assert "own size" in picture.notes[0]
+
+
+@pytest.fixture
+def predict(bundle: Path, tmp_path: Path) -> Callable[..., object]:
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", NOISE, photometric="rgb")
+    given = ["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--device", "cpu", "--no-tta"]
+
+    def run(*options: str) -> object:
+        return CliRunner().invoke(main, [*given, "--weights", str(bundle), *options])
+
+    return run
+
+
+def test_the_diameter_reaches_note_report_and_origin(
+    predict: Callable[..., object], tmp_path: Path
+) -> None:
+    result = predict("--diameter", "24.5", "--report")
+    assert result.exit_code == 0, result.output
+    assert "cells of about 24.5 px" in result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "24.5" in json.dumps(report)
+    with tifffile.TiffFile(tmp_path / "out" / "a_label.tiff") as tiff:
+        assert "cells of 24.5 px" in tiff.pages[0].description
+    assert "kept" in predict("--diameter", "24.5", "--resume").output
+    assert "kept" not in predict("--diameter", "25", "--resume").output
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "x"])
+def test_no_diameter_is_a_wrong_use(predict: Callable[..., object], value: str) -> None:
+    result = predict("--diameter", value)
+    assert result.exit_code == 2
+    assert "--diameter" in result.output
+
+
+def test_decoder_field_needs_a_field(tmp_path: Path) -> None:
+    arch = replace(ARCH, field=False)
+    save_bundle(
+        tmp_path / "b", arch, {"0": build(arch).state_dict()}, {**ABOUT, "decoder": "paper"}
+    )
+    model = load_model(tmp_path / "b", "cpu")
+    with pytest.raises(ValueError, match="--decoder regrow"):
+        segment(NOISE, replace(model, diameter=30.0), tta=False, decoder="field")
+    tifffile.imwrite(tmp_path / "a.tif", NOISE, photometric="rgb")
+    (tmp_path / "out").mkdir()
+    [outcome] = segment_files(
+        [tmp_path / "a.tif"], tmp_path / "out", model, tta=False, decoder="field"
+    )
+    assert outcome.error is not None
+    assert "--decoder regrow" in outcome.error
+
+
+@pytest.mark.parametrize(("diameter", "alike"), [(30.0, 1.0), (18.0, 0.8), (60.0, 0.8)])
+def test_a_slide_is_seen_like_an_image_in_memory(
+    bundle: Path, tmp_path: Path, diameter: float, alike: float
+) -> None:
+    image = np.repeat(np.repeat(NOISE, 4, axis=0), 3, axis=1)
+    tifffile.imwrite(tmp_path / "s.tif", image, tile=(64, 64), photometric="rgb")
+    model = replace(load_model(bundle, "cpu", ["0"]), diameter=diameter)
+    count, notes = slides.segment_slide(
+        tmp_path / "s.tif", tmp_path / "s_label.tiff", model, tta=False
+    )
+    streamed = tifffile.imread(tmp_path / "s_label.tiff").astype(np.int32)
+    picture = pipeline.scaled(read_image(tmp_path / "s.tif"), model)
+    seen = pipeline.see(picture, model, tta=False)
+    held, _ = pipeline.find_and_tell(seen, "field", "paper")
+    assert count == streamed.max()
+    assert any(f"{diameter:.3g} px" in note for note in notes)
+    if held.max():
+        assert score_pair(held, streamed).f1 >= alike
+    else:
+        assert not streamed.any()
