@@ -104,12 +104,15 @@ def segment_slide(
     """
     slide = open_slide(image)
     about = survey(slide, model)
+    decoder = decoder or model.bundle.decoder
+    drawn = max(slide.shape, about.shape) if decoder == "field" else about.shape
+    apart = (1, 1) if drawn == slide.shape else drawn
     with (
-        scratch(about.shape, np.int32, label) as seen,
+        scratch(apart, np.int32, label) as seen,
         scratch(slide.shape, np.int32, label) as instances,
     ):
         check_room(label, int(instances.size * LABEL_SHARE))
-        same = about.shape == slide.shape
+        same = drawn == slide.shape
         find_cells(slide, about, model, instances if same else seen, label, tta, decoder)
         if not same:
             from reunet.instances import at_size
@@ -128,10 +131,11 @@ def find_cells(
     out: np.ndarray,
     label: Path,
     tta: bool,
-    decoder: str | None,
+    decoder: str,
 ) -> None:
-    """Cells of a slide as the networks are shown it. out: (h, w) int32, receives them."""
-    decoder, has_field = decoder or model.bundle.decoder, model.bundle.architecture.field
+    """Cells of a slide. out: int32, receives them: with as many pixels as the networks are shown,
+    or for decoder `field` with more."""
+    has_field = model.bundle.architecture.field
     if decoder == "field" and not has_field:
         raise ValueError("these weights have no distance field: use --decoder regrow")
     field_shape = about.shape if decoder == "field" else (1, 1)
@@ -143,7 +147,8 @@ def find_cells(
         if decoder == "field":  # neither is needed before the first tile
             from reunet.peaks import decode_field
 
-            decode_field(classes, field, out=out)
+            shape = out.shape[0], out.shape[1]
+            decode_field(classes, field, shape=shape, out=out)
         else:
             from reunet.instances import decode
 
@@ -201,10 +206,10 @@ def _plane(path: Path) -> "Iterator[Plane]":
             raise ImageError(one_line(f"{path}: {error}")) from error
 
 
-def survey(slide: Slide, model: "Model") -> Survey:
+def survey(slide: Slide, model: "Model | None" = None) -> Survey:
     """Read a slide for its statistics: the very numbers that `normalise_channels` stretches the
     whole image by, the size of its cells, and what `content_box` and `scaling_of` find in the
-    image with that many pixels."""
+    image with that many pixels. model: of whose bundle the size of cells is (None: as they are)."""
     notes: dict[str, None] = {}  # a set that keeps its order
 
     def pixels() -> Iterator[np.ndarray]:
@@ -231,11 +236,11 @@ def _stretched(slide: Slide, stretches: list[Stretch]) -> Iterator[np.ndarray]:
 
 
 def _shape_to_see(
-    slide: Slide, stretches: list[Stretch], model: "Model"
+    slide: Slide, stretches: list[Stretch], model: "Model | None"
 ) -> tuple[tuple[int, int], tuple[str, ...]]:
     """(h, w) that brings the cells to the bundle's diameter, where it has one, and a note on it."""
-    wanted = model.bundle.diameter
-    if wanted is None:
+    wanted = model.bundle.diameter if model else None
+    if model is None or wanted is None:
         return slide.shape, ()
     diameter = model.diameter
     if diameter is None and model.size_network:

@@ -290,6 +290,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_backend, "_compile", fail)
+    monkeypatch.setattr(openvino_backend, "_compile_or_load", fail)
 
 
 def fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:

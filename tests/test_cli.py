@@ -122,9 +122,9 @@ def test_folds_vote_unless_they_are_averaged(
 ) -> None:
     ballots, find = [], pipeline.find_and_tell
 
-    def spy(class_maps: np.ndarray, *about: str) -> tuple[np.ndarray, np.ndarray | None]:
-        ballots.append(len(class_maps))
-        return find(class_maps, *about)
+    def spy(seen: pipeline.Seen, *about: str) -> tuple[np.ndarray, np.ndarray | None]:
+        ballots.append(len(seen.maps.classes))
+        return find(seen, *about)
 
     monkeypatch.setattr("reunet.batch.find_and_tell", spy)
     source, output = images / "grey.tif", tmp_path / "out"

@@ -1,6 +1,7 @@
 """Folds vote on cells: against a brute-force reference, and on cases whose result is plain."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from reunet.bands import UNSEEN
 from reunet.images import Picture, as_picture
 from reunet.instances import MIN_OBJECT
 from reunet.iou import overlapping_pairs
+from reunet.network import Architecture, build
 from reunet.pipeline import Model, Seen, find_and_tell, load_model, scaled, see, segment
 from reunet.predict import Maps, classify
 from reunet.voting import AGREEMENT, FREE, agreements, vote
+from reunet.weights import save_bundle
+
+CLASSES_ALONE = Architecture(features=(4, 8, 8), dropout=0.0)  # no distance field beside them
 
 
 def random_ballot(seed: int, shape: tuple[int, int] = (60, 80), cells: int = 25) -> np.ndarray:
@@ -171,11 +176,20 @@ def seen_by(shift: int) -> pipeline.Network:
 
 
 @pytest.fixture
-def model() -> Model:
+def model(tmp_path: Path) -> Model:
+    save_bundle(
+        tmp_path / "bundle",
+        CLASSES_ALONE,
+        {"0": build(CLASSES_ALONE).state_dict()},
+        {"encoding": "paper", "decoder": "regrow", "tile": 512, "smallest": 320},
+    )
     shifts = (-4, 0, 4)
     networks = tuple(seen_by(shift) for shift in shifts)
     return replace(
-        load_model(device="cpu"), networks=networks, folds=("0", "1", "2"), enlarge=False
+        load_model(tmp_path / "bundle", "cpu"),
+        networks=networks,
+        folds=("0", "1", "2"),
+        enlarge=False,
     )
 
 

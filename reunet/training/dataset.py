@@ -20,7 +20,8 @@ from reunet.metric import read_meta
 from reunet.network import Architecture
 from reunet.normalise import normalise_channels
 from reunet.scale import scale_image, scale_labels, scaled_shape, typical_diameter
-from reunet.targets import CLASSES, distance_field, encode
+from reunet.targets import CLASSES, encode
+from reunet.training.field import distance_field
 from reunet.training.presets import PRESETS
 from reunet.weightmap import weight_map
 

@@ -12,8 +12,9 @@ from reunet.instances import decode
 from reunet.labels import label_path, write_label, write_png
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
-from reunet.targets import BOUNDARY, INTERIOR, distance_field, inner_boundary
+from reunet.targets import BOUNDARY, INTERIOR, inner_boundary
 from reunet.training.dataset import find_label, read_json, with_maps, write_blosc, write_json
+from reunet.training.field import distance_field
 from reunet.training.loss import IGNORE
 from reunet.training.presets import PRESETS
 from reunet.training.unlabelled import UnlabelledImage, store_folder

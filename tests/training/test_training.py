@@ -214,7 +214,7 @@ CASES = cases_of({("fluo", "a"): 240, ("fluo", "b"): 15, ("pc", "c"): 30, ("dic"
 
 
 def test_sampling_is_even_over_modalities() -> None:
-    drawn = sampling.balanced(CASES, CASES)
+    drawn = sampling.balanced(CASES, CASES, 256)
     assert set(drawn) == set(CASES)
     counts = {m: sum(CASES[n]["modality"] == m for n in drawn) for m in ("fluo", "pc", "dic")}
     assert max(counts.values()) / min(counts.values()) < 1.05
@@ -334,7 +334,7 @@ def test_conversion_resumes_and_keeps_to_one_encoding(
     untouched = [p for p in files if not p.name.startswith(lost.name.split(".")[0])]
     assert untouched
     assert all(p.stat().st_mtime_ns == files[p] for p in untouched)
-    with pytest.raises(ValueError, match="encoding paper"):
+    with pytest.raises(ValueError, match="'encoding': 'paper'"):
         dataset.convert(*labelled, root, "thin")
 
 
@@ -389,7 +389,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(
     assert result.output.strip().count("\n") == 0
     assert [p.name for p in root.rglob("*") if p.is_file()] == ["dataset.json"]
     monkeypatch.undo()
-    assert len(dataset.convert(*labelled, root, "paper")[0]) == 2
+    assert len(dataset.convert(*labelled, root, "paper", PRESETS["compact"].diameter)[0]) == 2
 
 
 def test_training_before_preparing_is_one_line(tmp_path: Path) -> None:
@@ -412,7 +412,9 @@ def test_meta_keeps_validation_images_out(tmp_path: Path) -> None:
     cases, left_out = dataset.convert(
         tmp_path / "images", tmp_path / "labels", tmp_path / "root", "thin"
     )
-    assert cases == {rows[0]["name"]: {k: rows[0][k] for k in ("modality", "source", "group")}}
+    height, width = int(rows[0]["height"]), int(rows[0]["width"])
+    about = {k: rows[0][k] for k in ("modality", "source", "group")}
+    assert cases == {rows[0]["name"]: {**about, "pixels": str(height * width)}}
     assert not left_out
 
 
