@@ -171,7 +171,7 @@ def scaled(picture: Picture, model: Model) -> Scaled:
     diameter = model.diameter
     if diameter is None and model.size_network:
         diameter = estimate_diameter(views_of(image), model.size_network)
-    zoom, note = zoom_for(diameter, wanted, shape, LARGEST)
+    zoom, note = zoom_for(diameter, wanted, shape)
     return Scaled(scale_image(image, scaled_shape(shape, zoom)), shape, diameter, (note,))
 
 

@@ -10,7 +10,12 @@ from math import pi
 
 import numpy as np
 
+Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> rows, (bottom - top, W, 3)
+
 MIN_ZOOM, MAX_ZOOM = 0.04, 4.0  # factors of the edges: cells of 750 px and of 7.5 px become 30 px
+# An image with small cells grows to so many pixels, or to so many times its own, whichever is more:
+# what keeps one of a megapixel within the challenge's ten seconds on two cores, and bounds memory.
+MOST_PIXELS, MOST_GROWTH = 2_500_000, 2.25
 MIN_EDGE = 8  # px: no edge becomes shorter
 ROWS = 256  # px, of the bands of a large image
 
@@ -28,18 +33,15 @@ def typical_diameter(instances: np.ndarray) -> float:
     return float(np.sqrt(4 / pi * areas[np.searchsorted(reached, reached[-1] / 2)]))
 
 
-def zoom_for(
-    diameter: float | None, wanted: float, shape: tuple[int, int], most: int
-) -> tuple[float, str]:
-    """The factor that brings cells of `diameter` px to `wanted` px, and a note on it.
+def zoom_for(diameter: float | None, wanted: float, shape: tuple[int, int]) -> tuple[float, str]:
+    """The factor that brings cells of `diameter` px to `wanted` px, within bounds, and a note on it.
 
-    shape: (H, W). most: pixels that the image may have afterwards, unless it has more before: what
-    bounds memory and time. diameter None: no cell was seen, the image keeps its size.
+    shape: (H, W). diameter None: no cell was seen, the image keeps its size.
     """
     if diameter is None:
         return 1.0, "no cell to tell the size by: seen at its own size"
     zoom = min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
-    bound = max(1.0, (most / (shape[0] * shape[1])) ** 0.5)
+    bound = max(MOST_PIXELS / (shape[0] * shape[1]), MOST_GROWTH) ** 0.5
     note = f"cells of about {diameter:.3g} px"
     if zoom > bound:
         return bound, f"{note}: seen {bound:.3g} times as large, more would take too long"
@@ -58,28 +60,28 @@ def scale_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
     image: (H, W, 3) uint8. Returns (h, w, 3) uint8.
     """
-    from PIL import Image  # not imported where nothing is scaled
-
-    if image.shape[:2] == shape:
+    before = image.shape[0], image.shape[1]
+    if before == shape:
         return image
-    grows = shape[0] * shape[1] > image.shape[0] * image.shape[1]
-    how = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(shape[::-1], how))
+    bands = _scaled(lambda top, bottom: image[top:bottom], before, shape)
+    return np.concatenate(list(bands))
 
 
 def scale_bands(
     bands: Iterator[np.ndarray], before: tuple[int, int], after: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """`scale_image` of an image that comes in bands of rows, from the top.
+    """`scale_image`, to the bit, of an image that comes in bands of rows, from the top.
 
     bands: (rows, W, 3) uint8. before: (H, W). after: (h, w). Yields (rows, w, 3) uint8.
     """
-    from PIL import Image
+    return bands if before == after else _scaled(windows(bands), before, after)
 
-    if before == after:
-        yield from bands
-        return
-    read, factor = windows(bands), before[0] / after[0]
+
+def _scaled(read: Read, before: tuple[int, int], after: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Bands of ROWS rows of the scaled image. read: gives rows of the image before."""
+    from PIL import Image  # not imported where nothing is scaled
+
+    factor = before[0] / after[0]
     grows = after[0] * after[1] > before[0] * before[1]
     how = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
     reach = int(max(factor, 1)) + 2  # rows beyond a band that the means and lines look at
@@ -88,12 +90,12 @@ def scale_bands(
         start = max(0, int(top * factor) - reach)
         stop = min(before[0], int(bottom * factor) + reach)
         rows = Image.fromarray(np.ascontiguousarray(read(start, stop)))
-        end = min(bottom * factor, before[0]) - start
-        box = (0, top * factor - start, before[1], min(end, stop - start))
+        end = min(bottom * factor - start, stop - start)
+        box = (0, top * factor - start, before[1], end)
         yield np.asarray(rows.resize((after[1], bottom - top), how, box=box))
 
 
-def windows(bands: Iterator[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+def windows(bands: Iterator[np.ndarray]) -> Read:
     """Bands of rows as a function `read(top, bottom)` that returns any rows.
 
     Its tops must not decrease from call to call: what lies above is forgotten.

@@ -50,15 +50,18 @@ def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> floa
 
 def views_of(image: np.ndarray) -> list[np.ndarray]:
     """The picture, or parts of a large one. image: (H, W, 3) uint8."""
-    if max(image.shape[:2]) <= WHOLE:
-        return [image]
     parts = [image[window] for window in windows(image.shape)]
     parts.sort(key=lambda part: -float(part[::4, ::4].std()))
     return parts[:PARTS]
 
 
 def windows(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """Places of the parts of a large picture: a grid of windows of PART px. shape: (H, W, …)."""
+    """Places of the parts of a large picture, a grid of windows of PART px; of another all of it.
+
+    shape: (H, W, …).
+    """
+    if max(shape[:2]) <= WHOLE:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
     rows, columns = (
         [slice(start, start + PART) for start in _starts(length)] for length in shape[:2]
     )

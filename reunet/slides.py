@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 SLIDE_PIXELS = 16_000_000  # from here on the arrays of a whole image weigh gigabytes
 IN_MEMORY = 2**29  # bytes, of a class map or a label map; larger ones lie on disk
 ROWS = 256  # px, of the bands of an image that is held
-LARGEST_GROWTH = 2.25  # of a slide's pixels, where its cells are small: bounds time and memory
 LABEL_SHARE = 1 / 8  # bytes a pixel that a compressed label image may take: 0.02 to 0.1 is usual
 
 
@@ -246,8 +245,7 @@ def _shape_to_see(
     if diameter is None and model.size_network:
         views = _views(_stretched(slide, stretches), slide.shape)
         diameter = estimate_diameter(views, model.size_network)
-    height, width = slide.shape
-    zoom, note = zoom_for(diameter, wanted, slide.shape, round(LARGEST_GROWTH * height * width))
+    zoom, note = zoom_for(diameter, wanted, slide.shape)
     return scaled_shape(slide.shape, zoom), (note,)
 
 

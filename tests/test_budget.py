@@ -83,7 +83,7 @@ def test_the_process_has_an_age() -> None:
 
 @pytest.mark.parametrize(("seconds", "tta"), [(1e6, True), (1e6, False), (1e-6, True)])
 def test_fit_takes_all_there_is_time_for(seconds: float, tta: bool) -> None:
-    model = load_model(device="cpu")
+    model = replace(load_model(device="cpu"), step=0.5)
     three = replace(model, networks=model.networks[:1] * 3, folds=("a", "b", "c"))
     few, mirror, note = fit(three, SHAPE, seconds, tta, paces={})
     if seconds > 1:
@@ -103,6 +103,7 @@ def test_a_pace_is_measured_once_a_tile() -> None:
         return tiles
 
     model = replace(load_model(device="cpu"), networks=(network,))
+    model = replace(model, bundle=replace(model.bundle, tile=512, smallest=320))
     paces: dict[tuple[int, int], float] = {}
     for shape in (SHAPE, SHAPE, (100, 100), (3000, 3000)):
         fit(model, shape, 10, True, paces)

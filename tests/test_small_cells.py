@@ -1,19 +1,23 @@
 """Images of small cells are looked at once more, enlarged, and only those."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from reunet import budget, pipeline, small_cells
+from reunet.architecture import Architecture
 from reunet.images import Picture, as_picture
+from reunet.network import build
 from reunet.pipeline import Model, load_model, scaled
 from reunet.pipeline import see as see_cells
 from reunet.predict import Network, classify
 from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
 from reunet.targets import INTERIOR
 from reunet.tiles import Tiling
+from reunet.weights import save_bundle
 
 TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
 
@@ -56,8 +60,12 @@ def spying() -> tuple[list[tuple[int, ...]], Network]:
 
 
 @pytest.fixture
-def model() -> Model:
-    return replace(load_model(device="cpu"), networks=(by_colour,), folds=("0",))
+def model(tmp_path: Path) -> Model:
+    """Of a bundle without a size of cells, whose networks know the classes alone."""
+    about = {"encoding": "paper", "decoder": "regrow", "tile": 512, "smallest": 320}
+    arch = Architecture(features=(4, 8, 8, 8, 8, 8), dropout=0.0)
+    save_bundle(tmp_path / "bundle", arch, {"0": build(arch).state_dict()}, about)
+    return replace(load_model(tmp_path / "bundle", "cpu"), networks=(by_colour,), folds=("0",))
 
 
 @pytest.mark.parametrize("diameter", [5, 12, 17, 20, 23, 24, 26, 27, 60])
