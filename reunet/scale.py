@@ -34,7 +34,7 @@ def typical_diameter(instances: np.ndarray) -> float:
 
 
 def zoom_for(diameter: float | None, wanted: float, shape: tuple[int, int]) -> tuple[float, str]:
-    """The factor that brings cells of `diameter` px to `wanted` px, within bounds, and a note on it.
+    """The factor that brings cells of `diameter` px to `wanted` px within bounds, and a note on it.
 
     shape: (H, W). diameter None: no cell was seen, the image keeps its size.
     """
