@@ -7,6 +7,7 @@ what is left out is told with numbers. Legend: H, W pixels; page: an image file 
 
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -48,10 +49,25 @@ def main_picture(tif: TiffFile, whole: bool, described: bool) -> Choice:
     series, more = _series(tif, whole, described)
     if not series:
         raise TiffError("holds no image", "check or re-export the file")
+    _check_sub_directories(tif, series)
     chosen = max(series, key=_rank)
     level = max(chosen.levels, key=_area)
     left_out = _left_out(series, chosen, level) + _undescribed(tif, series)
     return Choice(level, (*notes, *more), tuple(left_out))
+
+
+def _check_sub_directories(tif: TiffFile, series: Sequence[TiffPageSeries]) -> None:
+    """A SubIFD that the file ends before may have been the picture that counts."""
+    for each in series:
+        page = each.keyframe.aspage()
+        for number, offset in enumerate(page.subifds or ()):
+            try:
+                assert page.pages is not None  # where there are offsets
+                page.pages[number].aspage()
+            except (RuntimeError, ValueError, IndexError, struct.error) as error:
+                raise Truncated from error
+            if offset >= tif.filehandle.size:
+                raise Truncated
 
 
 def first_page(series: TiffPageSeries) -> int:

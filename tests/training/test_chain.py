@@ -349,7 +349,7 @@ def test_training_sees_both_kinds_of_cases_in_their_share(chain: Chain) -> None:
     for name in set(train.identifiers):
         data, seg, _, about = train.load_case(name)
         assert (data.dtype, seg.dtype) == (np.float32, np.int16)
-        assert (data.shape[0], seg.shape[0]) == (3, 2)
+        assert (data.shape[0], seg.shape[0]) == (3, 3)
         assert data.shape[1:] == seg.shape[1:]
         assert all(places.shape[1] == 4 for places in about["class_locations"].values())
 
