@@ -99,8 +99,8 @@ def test_an_interrupt_keeps_what_is_done(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's background jobs, of which this test may be one, ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # a shell's background jobs, of which this test may be one, ignore Ctrl-C and its like
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     while process.poll() is None and not list(output.glob("*.tiff")):
         time.sleep(0.01)
