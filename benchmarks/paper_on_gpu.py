@@ -21,7 +21,7 @@ from timing import complete, gpu, machine, print_table, verdict
 
 from reunet.architecture import PAPER, parameter_shapes
 from reunet.pipeline import load_model
-from reunet.predict import predict_logits
+from reunet.sliding_window import predict_logits
 from reunet.weights import save_bundle
 
 EDGE = 1024  # px, of the picture and the tile

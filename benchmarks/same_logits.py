@@ -13,7 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from reunet import torch_backend
 from reunet.normalise import normalise_channels, z_score
 from reunet.pipeline import load_model
-from reunet.predict import Network, predict_scaled
+from reunet.sliding_window import Network, predict_scaled
 from reunet.tiles import Tiling, content_box
 from reunet.weights import load_tensors
 

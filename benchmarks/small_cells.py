@@ -22,7 +22,7 @@ from reunet.instances import decode
 from reunet.metric import read_meta, score_pair
 from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, default_weights, load_model
-from reunet.predict import classify
+from reunet.sliding_window import classify
 
 EDGES = (0, 15, 20, 25, 30, 40, 60, 1000)  # px, of the ranges of diameters
 MOST_PIXELS = 600_000  # of an image

@@ -21,7 +21,7 @@ from reunet.images import read_image, read_label
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, Seen, default_weights, find_and_tell, load_model
-from reunet.predict import CLASSES, Maps, most_probable, predict_logits
+from reunet.sliding_window import CLASSES, Maps, most_probable, predict_logits
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)

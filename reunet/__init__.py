@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reunet.arrays import ReUNetWarning as ReUNetWarning
     from reunet.pipeline import Model as Model
+    from reunet.pipeline import Result as Result
     from reunet.pipeline import load_model as load_model
+    from reunet.pipeline import predict as predict
     from reunet.pipeline import segment as segment
 
-__all__ = ["Model", "ReUNetWarning", "load_model", "segment"]
+__all__ = ["Model", "ReUNetWarning", "Result", "load_model", "predict", "segment"]
 
 
 def __getattr__(name: str) -> Any:

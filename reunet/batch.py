@@ -21,11 +21,10 @@ from reunet.budget import allowance, fit, seconds_since_start
 from reunet.images import ImageError, Picture, one_line, read_image
 from reunet.io.collection import case_names, short_name
 from reunet.io.pixel_size import PixelSize
-from reunet.pipeline import Model, Seen, find_and_tell, scaled, see
+from reunet.pipeline import Model, Seen, find_and_tell, not_done, scaled, see
 from reunet.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.run.finish import Finish
 from reunet.slides import SLIDE_PIXELS, segment_slide, slide_shape
-from reunet.small_cells import LARGEST
 from reunet.weights import WeightsError
 
 AHEAD = 2  # images that wait between two steps
@@ -214,16 +213,6 @@ def _read(run: _Run, job: _Job) -> _Job:
     return job
 
 
-def _left_out(model: Model, shape: tuple[int, int]) -> tuple[str, ...]:
-    """A note on what is not done for an image of (H, W) because of its size."""
-    if shape[0] * shape[1] <= LARGEST:
-        return ()
-    parts = ["its folds were averaged, not voted"] * (model.vote and len(model.networks) > 1)
-    looks = model.enlarge and model.bundle.diameter is None
-    parts += ["small cells got no second look"] * looks
-    return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
-
-
 def _classify(run: _Run, job: _Job) -> None:
     outcome = job.outcome
     if outcome.error:  # found after it was read
@@ -257,12 +246,12 @@ def _what_fits(run: _Run, job: _Job, seen: tuple[int, int]) -> tuple[Model, bool
     seen: (h, w) of the image as the networks are shown it.
     """
     if run.budget is None:
-        return run.model, run.tta, _left_out(run.model, seen)
+        return run.model, run.tta, not_done(run.model, seen)
     # The first image's time began with the process, that of the others with their turn.
     spent = sum(job.outcome.seconds.values()) if run.paces else seconds_since_start()
     seconds = allowance(run.budget, job.shape) - spent
     model, tta, note = fit(run.model, seen, seconds, run.tta, run.paces)
-    return model, tta, (note, *_left_out(model, seen))
+    return model, tta, (note, *not_done(model, seen))
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:

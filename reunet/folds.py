@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reunet.architecture import Architecture
-from reunet.predict import Network, mean_logits
+from reunet.sliding_window import Network, mean_logits
 from reunet.tiles import Flip
 from reunet.weights import SIZE, Bundle, load_tensors
 
@@ -115,7 +115,7 @@ class GpuFold:
     def mean_logits(
         self, folds: Sequence["GpuFold"], tiles: np.ndarray, flips: Sequence[Flip], batch: int
     ) -> np.ndarray:
-        """`predict.mean_logits` of folds that share this one's GPU."""
+        """`sliding_window.mean_logits` of folds that share this one's GPU."""
         if not self.gpu.failed:
             try:
                 return self.load().mean_logits([f.load() for f in folds], tiles, flips, batch)

@@ -17,7 +17,7 @@ CHANNELS = 3
 COUNTED_AT_ONCE = 2**18  # px; numpy widens what it counts to 8 bytes a pixel
 FLAT_RANGE = 1e-3  # a channel whose percentiles lie closer than this holds no contrast to stretch
 
-VISIBLE = 3  # levels of 255; tiles that span less are taken for empty (`predict.is_empty`)
+VISIBLE = 3  # levels of 255; tiles that span less are taken for empty (`sliding_window.is_empty`)
 
 
 class Stretch(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 from reunet.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture
 from reunet.images import ImageError
 from reunet.labels import replacing
-from reunet.predict import Network
+from reunet.sliding_window import Network
 
 CACHE_BYTES = 2**28  # of compiled graphs in all
 LARGEST_CACHED = 2**25  # bytes of a graph; where a tile takes seconds, a tenth saved is nothing

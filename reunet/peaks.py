@@ -14,7 +14,7 @@ import numpy as np
 
 from reunet.bands import UNSEEN, cut, measure
 from reunet.instances import MIN_OBJECT, in_order
-from reunet.predict import FIELD_LEVELS
+from reunet.sliding_window import FIELD_LEVELS
 from reunet.targets import BACKGROUND, dilate
 
 # Chosen on validation images with cells of 30 px, the size that the network is trained on.

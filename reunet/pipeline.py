@@ -8,9 +8,11 @@
 import ctypes
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from reunet.arrays import ReUNetWarning, picture_of
 from reunet.folds import Fold, Gpu, GpuFold, SizeFold, line, warn
 from reunet.images import Picture, read_image
 from reunet.normalise import normalise_channels
-from reunet.predict import Maps, Network, map_each
 from reunet.scale import scale_image, scaled_shape, zoom_for
 from reunet.size import SizeNetwork, estimate_diameter, views_of
+from reunet.sliding_window import Maps, Network, map_each
 from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
 from reunet.tiles import Tiling
 from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
@@ -44,12 +46,12 @@ class Model:
     step: float | None = None  # distance of its tiles, as a share of one (None: the bundle's)
     diameter: float | None = None  # px of the typical cell of every image (None: estimated)
     size_network: SizeNetwork | None = None  # estimates it
-    skip: bool = True  # spare the networks the tiles that `predict.is_empty`
+    skip: bool = True  # spare the networks the tiles that `sliding_window.is_empty`
     enlarge: bool = True  # look at `small_cells` once more
     vote: bool = True  # folds vote on cells (`voting`); else their logits are averaged
 
     def tiling(self, tta: bool = True) -> Tiling:
-        """How `predict` cuts images for this model. tta: average over the mirror images."""
+        """How `sliding_window` cuts images for this model. tta: average over the mirror images."""
         bundle = self.bundle
         return Tiling(
             bundle.tile,
@@ -127,6 +129,23 @@ class Seen:
     shape: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Result:
+    """What was found in one image, and how.
+
+    labels: (H, W) int32, 0 background, cells 1..N. notes: what was assumed about the image, as the
+    command prints it. diameter: px of the typical cell that the image was scaled by, None where it
+    was not. agreement: of the folds on each cell by its number, (N + 1,) 0 to 1, None where they
+    did not vote. seconds: by step: size, network, decoding.
+    """
+
+    labels: np.ndarray
+    notes: tuple[str, ...]
+    diameter: float | None
+    agreement: np.ndarray | None
+    seconds: dict[str, float]
+
+
 def segment(
     image: Any,
     model: Model,
@@ -146,6 +165,22 @@ def segment(
     ReUNetWarning. Raises ImageError for a file that cannot be read and ValueError for an array that
     is no image, or of unclear axes.
     """
+    result = predict(image, model, axes=axes, tta=tta, decoder=decoder, diameter=diameter)
+    for note in result.notes:
+        warnings.warn(note, ReUNetWarning, stacklevel=2)
+    return result.labels
+
+
+def predict(
+    image: Any,
+    model: Model,
+    *,
+    axes: str | None = None,
+    tta: bool = True,
+    decoder: str | None = None,
+    diameter: float | None = None,
+) -> Result:
+    """`segment`, with all that is known beside the labels; notes are no warnings here."""
     if isinstance(image, str | os.PathLike):
         if axes:
             raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
@@ -154,11 +189,27 @@ def segment(
         image = picture_of(image, axes)
     if diameter:
         model = replace(model, diameter=diameter)
+    clock = [time.perf_counter()]
     picture = scaled(image, model)
-    for note in (*image.notes, *picture.notes):
-        warnings.warn(note, ReUNetWarning, stacklevel=2)
+    clock.append(time.perf_counter())
     seen = see(picture, model, tta=tta)
-    return find_and_tell(seen, decoder or model.bundle.decoder, model.bundle.encoding)[0]
+    clock.append(time.perf_counter())
+    found = find_and_tell(seen, decoder or model.bundle.decoder, model.bundle.encoding)
+    clock.append(time.perf_counter())
+    steps = zip(("size", "network", "decoding"), pairwise(clock), strict=True)
+    seconds = {step: end - start for step, (start, end) in steps}
+    notes = (*image.notes, *picture.notes, *not_done(model, picture.image.shape))
+    return Result(found[0], notes, picture.diameter, found[1], seconds)
+
+
+def not_done(model: Model, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """A note on what is not done for an image of (h, w), as it is seen, because of its size."""
+    if shape[0] * shape[1] <= LARGEST:
+        return ()
+    parts = ["its folds were averaged, not voted"] * (model.vote and len(model.networks) > 1)
+    looks = model.enlarge and model.bundle.diameter is None
+    parts += ["small cells got no second look"] * looks
+    return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
 def scaled(picture: Picture, model: Model) -> Scaled:

@@ -14,7 +14,9 @@
          "label": "a_label.tiff", "cells": 57,     failed: null and 0
          "seconds": {"reading": 0.01, "network": 0.5, "decoding": 0.02, "writing": 0.01},
                                      of large ones, where these take turns: reading and slide
-         "notes": [...],             what was assumed about channels and planes
+         "notes": [...],             what was assumed about channels, planes and cells
+         "diameter": 29.4,           px of the typical cell that the image was scaled by, or null
+         "voted": false,             whether folds voted on the cells; large images are averaged
          "error": null,              one line: file, cause, way out
          "unwritten": []}            outputs beside the label that failed, such lines
       ]
@@ -109,6 +111,8 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
         "cells": outcome.cells,
         "seconds": {step: round(seconds, 4) for step, seconds in outcome.seconds.items()},
         "notes": [*outcome.notes],
+        "diameter": outcome.diameter and round(outcome.diameter, 2),
+        "voted": outcome.agreement is not None,
         "error": outcome.error,
         "unwritten": [*outcome.unwritten],
     }

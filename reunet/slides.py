@@ -272,7 +272,7 @@ def classify(
 
     classes: (h, w) uint8, receives them: background, interior, boundary. field: (h, w) uint8.
     """
-    from reunet.predict import map_bands
+    from reunet.sliding_window import map_bands
 
     bands = scale_bands(_stretched(slide, about.stretches), slide.shape, about.shape)
     for rows, maps in map_bands(

@@ -11,7 +11,7 @@ from math import pi
 
 import numpy as np
 
-from reunet.predict import CLASSES, Network, most_probable, predict_logits
+from reunet.sliding_window import CLASSES, Network, most_probable, predict_logits
 from reunet.tiles import WIDE_STEP, Tiling
 
 SMALL = 25.0  # px: diameter of the typical cell below which a second look pays

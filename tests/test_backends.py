@@ -21,7 +21,7 @@ from reunet.folds import Fold, Gpu, GpuFold
 from reunet.images import read_image
 from reunet.network import Architecture, UNet, build
 from reunet.normalise import normalise_channels, z_score
-from reunet.predict import classify, mean_logits
+from reunet.sliding_window import classify, mean_logits
 from reunet.tiles import FLIPS
 from reunet.torch_backend import TorchNetwork
 from reunet.weights import WeightsError, load_tensors, open_bundle

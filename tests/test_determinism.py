@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import REUNET, SAMPLE_IMAGES
-from reunet import predict
+from reunet import sliding_window
 from reunet.images import read_image, read_label
 from reunet.instances import decode
 from reunet.labels import label_path
@@ -120,7 +120,7 @@ def test_batches_of_one_and_of_eight(
     tiling = dataclasses.replace(model.tiling(), tile=128, smallest=64)
     image = normalise_channels(read_image(crops / f"{NAMES[2]}.png").pixels)
     one, eight = (
-        predict.predict_logits(image, model.networks, dataclasses.replace(tiling, batch=n))
+        sliding_window.predict_logits(image, model.networks, dataclasses.replace(tiling, batch=n))
         for n in (1, 8)
     )
     np.testing.assert_allclose(one, eight, atol=1e-4)

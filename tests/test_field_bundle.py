@@ -11,6 +11,7 @@ import tifffile
 import torch
 from click.testing import CliRunner
 
+import reunet
 from reunet import load_model, pipeline, segment, slides
 from reunet.architecture import Architecture, size_parameter_shapes
 from reunet.batch import segment_files
@@ -136,7 +137,9 @@ def test_the_diameter_reaches_note_report_and_origin(
     assert result.exit_code == 0, result.output
     assert "cells of about 24.5 px" in result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert "24.5" in json.dumps(report)
+    assert report["settings"]["diameter"] == "24.5"
+    assert report["images"][0]["diameter"] == 24.5
+    assert report["images"][0]["voted"] is True
     with tifffile.TiffFile(tmp_path / "out" / "a_label.tiff") as tiff:
         assert "cells of 24.5 px" in tiff.pages[0].description
     assert "kept" in predict("--diameter", "24.5", "--resume").output
@@ -187,3 +190,27 @@ def test_a_slide_is_seen_like_an_image_in_memory(
         assert score_pair(held, streamed).f1 >= alike
     else:
         assert not streamed.any()
+
+
+def test_predict_tells_what_segment_warns_of(bundle: Path) -> None:
+    model = load_model(bundle, "cpu")
+    image = np.random.default_rng(2).integers(0, 256, (60, 80, 5), dtype=np.uint8)
+    result = reunet.predict(image, model, tta=False, diameter=25)
+    with pytest.warns(reunet.ReUNetWarning) as warned:
+        labels = segment(image, model, tta=False, diameter=25)
+    np.testing.assert_array_equal(result.labels, labels)
+    assert [str(one.message) for one in warned] == [*result.notes]
+    assert "5 channels, the first 3 are used" in result.notes
+    assert result.diameter == 25
+    assert result.agreement is not None  # of two folds
+    assert result.agreement.shape == (labels.max() + 1,)
+    assert set(result.seconds) == {"size", "network", "decoding"}
+
+
+def test_an_image_too_large_for_votes_says_so(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LARGEST", 1000)
+    result = reunet.predict(NOISE, load_model(bundle, "cpu"), tta=False, diameter=30)
+    assert any("averaged, not voted" in note for note in result.notes)
+    assert result.agreement is None

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from reunet.peaks import LOWEST_PEAK, PERSISTENCE, decode_field, watershed
-from reunet.predict import FIELD_LEVELS
+from reunet.sliding_window import FIELD_LEVELS
 from reunet.targets import encode
 
 

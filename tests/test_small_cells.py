@@ -13,7 +13,7 @@ from reunet.images import Picture, as_picture
 from reunet.network import build
 from reunet.pipeline import Model, load_model, scaled
 from reunet.pipeline import see as see_cells
-from reunet.predict import Network, classify
+from reunet.sliding_window import Network, classify
 from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
 from reunet.targets import INTERIOR
 from reunet.tiles import Tiling

@@ -13,7 +13,7 @@ from reunet.instances import MIN_OBJECT
 from reunet.iou import overlapping_pairs
 from reunet.network import Architecture, build
 from reunet.pipeline import Model, Seen, find_and_tell, load_model, scaled, see, segment
-from reunet.predict import Maps, classify
+from reunet.sliding_window import Maps, classify
 from reunet.voting import AGREEMENT, FREE, agreements, vote
 from reunet.weights import save_bundle
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
-from reunet.predict import Network
+from reunet.sliding_window import Network
 
 # without these instructions bfloat16 is emulated, slower than float32
 BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
@@ -21,7 +21,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def as_network(module: torch.nn.Module, device: torch.device) -> Network:
-    """A module in eval mode as `reunet.predict` calls it: (N, 3, h, w) -> (N, C, h, w) float32."""
+    """A module in eval mode as `sliding_window` calls it: (N, 3, h, w) -> (N, C, h, w) float32."""
     module.to(device)
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reunet.predict import CLASSES
+from reunet.sliding_window import CLASSES
 
 SMOOTH = 1e-5  # nnU-Net's
 FIELD = 4.0  # factor of the distance field's term: it then counts about as much as the others

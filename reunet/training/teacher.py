@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from reunet.network import UNet
-from reunet.predict import Network, predict_scaled
+from reunet.sliding_window import Network, predict_scaled
 from reunet.tiles import Tiling
 from reunet.training.dataset import DATASET, read_json
 from reunet.training.history import load_checkpoint, unique_tensors

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from reunet.images import ENDINGS, ImageError, list_images, read_image
+from reunet.io.collection import case_names
 from reunet.metric import read_meta
 from reunet.normalise import normalise_channels, z_score
 from reunet.tiles import content_box
@@ -62,14 +63,14 @@ def store_images(
     meta, labelled = read_meta(folder), labelled_digests(root, others)
     cases, digests = set(read_json(root / "preprocessed" / DATASET / "cases.json")), labelled.copy()
     images, left_out = [], {}
-    for path in paths:
-        case = PREFIX + path.name.split(".")[0]
+    for path, name in case_names(paths).items():
+        case = PREFIX + name
         try:
             if case in cases:
                 raise ImageError(f"{path}: another case is called {case} too: rename the image")
             image = known.get(path.name)
             if not image or image.version != _version(path) or not _is_stored(store, case):
-                image, pixels = _look(path, case, meta)
+                image, pixels = _look(path, case, meta.get(name, {}))
                 _check_twin(path, image, digests, labelled)
                 _store(store, image, pixels, patch)
             _check_twin(path, image, digests, labelled)
@@ -91,13 +92,10 @@ def _is_stored(store: Path, case: str) -> bool:
     return (store / f"{case}.pkl").exists()  # written last
 
 
-def _look(
-    path: Path, case: str, meta: dict[str, dict[str, str]]
-) -> tuple[UnlabelledImage, np.ndarray]:
+def _look(path: Path, case: str, about: dict[str, str]) -> tuple[UnlabelledImage, np.ndarray]:
     """An image and its normalised pixels, (H, W, 3) uint8."""
     version = _version(path)
     pixels = normalise_channels(read_image(path).pixels)
-    about = meta.get(path.name.split(".")[0], {})
     image = UnlabelledImage(
         name=path.name,
         case=case,

@@ -15,7 +15,7 @@ import torch
 from reunet.images import read_label
 from reunet.instances import decode
 from reunet.metric import score_pair
-from reunet.predict import Network, predict_scaled
+from reunet.sliding_window import Network, predict_scaled
 from reunet.tiles import Tiling
 from reunet.training.dataset import (
     CONFIGURATION,

@@ -24,7 +24,7 @@ from reunet.images import list_images, read_image, read_label
 from reunet.metric import score_pair
 from reunet.normalise import normalise_channels, z_score
 from reunet.pipeline import load_model, segment
-from reunet.predict import predict_scaled
+from reunet.sliding_window import predict_scaled
 from reunet.tiles import Tiling, content_box
 from reunet.torch_backend import build_network
 from reunet.training import dataset

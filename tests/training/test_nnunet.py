@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from conftest import TINY
 from reunet.network import Architecture, UNet
 from reunet.normalise import z_score
-from reunet.predict import Network, predict_logits, predict_scaled
+from reunet.sliding_window import Network, predict_logits, predict_scaled
 from reunet.tiles import Tiling, centred_padding, content_box, gaussian_importance, tile_starts
 from reunet.torch_backend import TorchNetwork
 

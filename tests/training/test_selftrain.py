@@ -188,6 +188,14 @@ def test_images_are_stored_once_and_anew_when_they_change(root: Path, images: Pa
     assert [a.digest == b.digest for a, b in zip(first, changed, strict=True)] == [1, 0, 1]
 
 
+def test_names_that_begin_alike_are_cases_of_their_own(root: Path, images: Path) -> None:
+    for n, name in enumerate(("2024.05.a.png", "2024.05.b.png")):
+        Image.fromarray(picture(20 + n)).save(images / name)
+    found, left_out = unlabelled.store_images(images, root, TINY.patch)
+    assert not left_out
+    assert {"pseudo_2024.05.a", "pseudo_2024.05.b"} <= {image.case for image in found}
+
+
 # -- teacher
 
 

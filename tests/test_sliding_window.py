@@ -29,7 +29,7 @@ from reunet.images import read_image, read_label
 from reunet.instances import MIN_OBJECT
 from reunet.network import build
 from reunet.normalise import normalise_channels, scaling_of
-from reunet.predict import (
+from reunet.sliding_window import (
     OUTSIDE_LOGITS,
     SMALLEST_CELL,
     WHITE,
