@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from timing import machine, print_table, verdict
 
-from reunet.architecture import Architecture, parameter_shapes
+from reunet.network.architecture import Architecture, parameter_shapes
+from reunet.network.bundle import load_tensors, open_bundle
 from reunet.pipeline import default_weights, load_model
-from reunet.weights import load_tensors, open_bundle
 
 MARK = 70  # % of the ceiling
 PRODUCT = 2048  # edge of the matrices
@@ -116,7 +116,7 @@ def torch_product() -> Work:
 
 def openvino_product() -> Work:
     """The same by the library that runs the network; it packs the right matrix only once."""
-    from reunet.openvino_backend import openvino, ops
+    from reunet.network.openvino_backend import openvino, ops
 
     left, right = (random((PRODUCT, PRODUCT)) for _ in range(2))
     given = ops.parameter(left.shape, np.float32)
@@ -169,7 +169,7 @@ def print_layers(weights: Path, edge: int) -> None:
 
 def profiling_request(weights: Path, edge: int) -> Any:
     """The network of the first fold for one size of tile, with clocks in its layers."""
-    from reunet.openvino_backend import build_model, openvino
+    from reunet.network.openvino_backend import build_model, openvino
 
     bundle = open_bundle(weights)
     tensors = load_tensors(bundle, bundle.folds[0])

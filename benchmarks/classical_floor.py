@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage import filters, measure, morphology, segmentation
 
-from reunet.normalise import normalise_channels
+from reunet.inference.normalise import normalise_channels
 
 IMAGE_SIGMA = 1  # px, takes the camera noise off before the threshold
 DISTANCE_SIGMA = 2  # px, takes the ragged outline's ridges off the distance map

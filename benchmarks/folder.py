@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reunet.batch import segment_files
-from reunet.images import read_image
+from reunet.io.images import read_image
 from reunet.pipeline import Model, load_model, scaled, see
+from reunet.run.batch import segment_files
 
 SAMPLES = Path(__file__).resolve().parents[1] / "tests/data/samples/images"
 SMALLEST, LARGEST = 256, 512  # px, edges of the images

@@ -24,8 +24,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from timing import cores, print_table, processor, version
 
-from reunet.instances import DECODERS, decode
-from reunet.targets import encode
+from reunet.instances.decode import DECODERS, decode
+from reunet.instances.encode import encode
 
 TILE = 1000  # px, about: side of the piece that is drawn, and repeated
 SMALLEST = 16  # px from cell to cell; closer, few discs have an interior

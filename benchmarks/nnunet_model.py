@@ -10,9 +10,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from reunet.architecture import NORM_EPS, Architecture
-from reunet.training.dataset import nnunet_architecture
-from reunet.weights import Bundle, load_tensors
+from reunet.network.architecture import NORM_EPS, Architecture
+from reunet.network.bundle import Bundle, load_tensors
+from reunet.training.data.dataset import nnunet_architecture
 
 TRAINER, CONFIGURATION = "nnUNetTrainer", "2d"
 LABELS = {"background": 0, "interior": 1, "boundary": 2}

@@ -34,8 +34,8 @@ def mark(step):
     now = time.time(), time.process_time()
     marks[step], last = (now[0] - last[0], now[1] - last[1]), now
 mark("interpreter")
-from reunet.images import read_image
-from reunet.labels import write_label
+from reunet.io.images import read_image
+from reunet.io.labels import write_label
 from reunet.pipeline import find_and_tell, load_model, scaled, see
 mark("imports")
 model = load_model(device=sys.argv[4])
@@ -57,14 +57,14 @@ print(json.dumps(marks))
 """
 FIRST_TILE = """
 import json, os, time
-import reunet.folds
-call = reunet.folds.Fold.__call__
+import reunet.network.ensemble
+call = reunet.network.ensemble.Fold.__call__
 def first(fold, tiles):
     before = time.time(), time.process_time()
     call(fold, tiles)
     print(json.dumps([before, [time.time(), time.process_time()]]), flush=True)
     os._exit(0)
-reunet.folds.Fold.__call__ = first
+reunet.network.ensemble.Fold.__call__ = first
 """
 
 
@@ -142,9 +142,9 @@ def environment() -> dict[str, str]:
 
 def print_tiles() -> None:
     """One tile of the shipped network by OpenVINO and by eager PyTorch, in turn in one process."""
-    from reunet import openvino_backend, torch_backend
+    from reunet.network import openvino_backend, torch_backend
+    from reunet.network.bundle import load_tensors, open_bundle
     from reunet.pipeline import default_weights
-    from reunet.weights import load_tensors, open_bundle
 
     bundle = open_bundle(default_weights())
     arch, tensors = bundle.architecture, load_tensors(bundle, bundle.folds[0])

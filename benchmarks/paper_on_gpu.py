@@ -19,10 +19,10 @@ from ceiling import multiply_adds
 from PIL import Image
 from timing import complete, gpu, machine, print_table, verdict
 
-from reunet.architecture import PAPER, parameter_shapes
+from reunet.inference.sliding_window import predict_logits
+from reunet.network.architecture import PAPER, parameter_shapes
+from reunet.network.bundle import save_bundle
 from reunet.pipeline import load_model
-from reunet.sliding_window import predict_logits
-from reunet.weights import save_bundle
 
 EDGE = 1024  # px, of the picture and the tile
 FOLDS, FLIPS = 5, 4

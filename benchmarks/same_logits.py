@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from reunet import torch_backend
-from reunet.normalise import normalise_channels, z_score
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.sliding_window import Network, predict_scaled
+from reunet.inference.tiles import Tiling, content_box
+from reunet.network import torch_backend
+from reunet.network.bundle import load_tensors
 from reunet.pipeline import load_model
-from reunet.sliding_window import Network, predict_scaled
-from reunet.tiles import Tiling, content_box
-from reunet.weights import load_tensors
 
 Row = tuple[str, str, str, str]
 

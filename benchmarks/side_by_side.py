@@ -24,11 +24,11 @@ import paper_on_gpu
 from PIL import Image
 from timing import Command, Spent, in_turn, machine, print_ratios, print_table, run
 
-from reunet.images import read_image
+from reunet.inference.normalise import normalise_channels
+from reunet.io.images import read_image
 from reunet.metric import read_meta
-from reunet.normalise import normalise_channels
+from reunet.network.bundle import fold_file, open_bundle, write_card
 from reunet.pipeline import default_weights
-from reunet.weights import fold_file, open_bundle, write_card
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parent / "tests/data/samples/images"

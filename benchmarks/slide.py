@@ -36,14 +36,15 @@ def clocked(step, function):
             seconds.setdefault(step, []).append(time.perf_counter() - started)
     return run
 from dataclasses import replace
-from reunet import instances, slides
+from reunet import slides
+from reunet.instances import decode
 classify = slides.classify
 def clocked_classify(slide, about, model, *args, **options):
     networks = [clocked("network", network) for network in model.networks]
     classify(slide, about, replace(model, networks=networks), *args, **options)
 slides.survey = clocked("statistics", slides.survey)
 slides.classify = clocked("classes", clocked_classify)
-instances.decode = clocked("instances", instances.decode)
+decode.decode = clocked("instances", decode.decode)
 slides.write_label = clocked("writing", slides.write_label)
 from reunet.cli import main
 main(sys.argv[2:], standalone_mode=False)

@@ -5,7 +5,8 @@
 DATA is a folder with images/, labels/ and a meta.csv; --each images of every source whose split is
 not `val` are segmented once and enlarged, by the first fold, without mirroring. The table has a row
 for each range of the typical cell's diameter as the first look finds it. By it SMALL and FACTOR of
-`reunet/small_cells.py` were chosen: on images that were trained on, at all zooms from 0.5 to 2.
+`reunet/inference/second_pass.py` were chosen: on images that were trained on, at all zooms from 0.5
+to 2.
 """
 
 import argparse
@@ -16,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from timing import print_table
 
-from reunet import small_cells
-from reunet.images import read_image, read_label
-from reunet.instances import decode
+from reunet.inference import second_pass
+from reunet.inference.normalise import normalise_channels
+from reunet.inference.sliding_window import classify
+from reunet.instances.decode import decode
+from reunet.io.images import read_image, read_label
 from reunet.metric import read_meta, score_pair
-from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, default_weights, load_model
-from reunet.sliding_window import classify
 
 EDGES = (0, 15, 20, 25, 30, 40, 60, 1000)  # px, of the ranges of diameters
 MOST_PIXELS = 600_000  # of an image
@@ -66,10 +67,10 @@ def look(data: Path, name: str, model: Model, factors: list[float]) -> tuple[flo
     tiling = model.tiling(tta=False)
     maps = [classify(image, model.networks, tiling)]
     for factor in factors:
-        small_cells.FACTOR = factor
-        maps.append(small_cells.classify_enlarged(image, model.networks, tiling))
+        second_pass.FACTOR = factor
+        maps.append(second_pass.classify_enlarged(image, model.networks, tiling))
     labels = [decode(m, model.bundle.decoder, model.bundle.encoding) for m in maps]
-    diameter = small_cells.typical_diameter(labels[0])
+    diameter = second_pass.typical_diameter(labels[0])
     return diameter, [score_pair(truth, found).f1 for found in labels]
 
 

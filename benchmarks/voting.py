@@ -5,7 +5,8 @@
 DATA is a folder with images/, labels/ and a meta.csv; --each images of every source whose split is
 not `val` are segmented by every fold, without mirroring. The table has the folds on their own, the
 mean of their logits, and votes with several values of AGREEMENT and FREE: by it those of
-`reunet/voting.py` were chosen. The images were trained on, where folds agree more than elsewhere.
+`reunet/instances/voting.py` were chosen. The images were trained on, where folds agree more than
+elsewhere.
 """
 
 import argparse
@@ -16,12 +17,12 @@ import numpy as np
 from small_cells import draw
 from timing import print_table
 
-from reunet import voting
-from reunet.images import read_image, read_label
+from reunet.inference.normalise import normalise_channels
+from reunet.inference.sliding_window import CLASSES, Maps, most_probable, predict_logits
+from reunet.instances import voting
+from reunet.io.images import read_image, read_label
 from reunet.metric import score_pair
-from reunet.normalise import normalise_channels
 from reunet.pipeline import Model, Seen, default_weights, find_and_tell, load_model
-from reunet.sliding_window import CLASSES, Maps, most_probable, predict_logits
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)

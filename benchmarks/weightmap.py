@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from reunet.weightmap import closeness
+from reunet.instances.weight_map import closeness
 
 CELLS = (100, 400, 1600)
 MEGAPIXELS = (1, 4, 16)

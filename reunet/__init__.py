@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reunet.arrays import ReUNetWarning as ReUNetWarning
+    from reunet.io.arrays import ReUNetWarning as ReUNetWarning
     from reunet.pipeline import Model as Model
     from reunet.pipeline import Result as Result
     from reunet.pipeline import load_model as load_model

@@ -31,10 +31,10 @@ from reunet.cli_outputs import (
 from reunet.streams import never_fail
 
 if TYPE_CHECKING:
-    from reunet.batch import Outcome
     from reunet.filters import MinArea
     from reunet.io.pixel_size import PixelSize
     from reunet.pipeline import Model
+    from reunet.run.batch import Outcome
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # signals, where they exist
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -59,7 +59,7 @@ main.add_command(cli_evaluate.evaluate)
 def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """`challenge` or seconds. Raises click.BadParameter for anything else."""
     if value is not None:
-        from reunet.budget import allowance
+        from reunet.inference.budget import allowance
 
         try:
             allowance(value, (1, 1))
@@ -147,7 +147,7 @@ def predict(
         images = find_images(source, output)
         model = start(output, weights, device, folds)
         model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote, diameter=diameter)
-        from reunet.batch import segment_files
+        from reunet.run.batch import segment_files
         from reunet.run.finish import Finish
 
         started = time.monotonic()
@@ -167,7 +167,7 @@ def predict(
 
             outcomes = with_outputs(outcomes, output, makers, pixel_size)
         if report:
-            from reunet.report import REPORT, describe, reporting
+            from reunet.run.report import REPORT, describe, reporting
 
             asked = {"input": str(source), "device": device, "decoder": decoder, "labels": layout}
             asked["min_area"] = str(min_area) if min_area else None
@@ -244,7 +244,7 @@ def one_line_warnings() -> Iterator[list[str]]:
 
 def start(output: Path, weights: Path | None, device: str, folds: str | None) -> "Model":
     """The model, and a folder to write to. Raises CannotStart."""
-    from reunet.labels import remove_leftovers
+    from reunet.io.labels import remove_leftovers
     from reunet.pipeline import load_model
 
     try:
@@ -262,8 +262,8 @@ def start(output: Path, weights: Path | None, device: str, folds: str | None) ->
 
 def find_images(source: Path, output: Path) -> list[Path]:
     """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
-    from reunet.images import ENDINGS, ImageError, list_images, one_line
     from reunet.io.collection import own_labels, passed_over
+    from reunet.io.images import ENDINGS, ImageError, list_images, one_line
 
     endings = ", ".join(ENDINGS)
     try:
@@ -297,8 +297,8 @@ def show(outcomes: Generator["Outcome"], total: int, done: list["Outcome"]) -> b
     False where the run could not go on (a fold that proves damaged when it is first used) or not be
     recorded (`--report`), which is printed too; raises CannotStart if that is before any outcome.
     """
-    from reunet.images import ImageError
-    from reunet.weights import WeightsError
+    from reunet.io.images import ImageError
+    from reunet.network.bundle import WeightsError
 
     quiet = not sys.stderr.isatty()
     with (
@@ -322,7 +322,7 @@ def show(outcomes: Generator["Outcome"], total: int, done: list["Outcome"]) -> b
 
 def messages(outcome: "Outcome") -> Iterator[str]:
     """What there is to say about an image, one line each, whatever its name holds."""
-    from reunet.images import one_line
+    from reunet.io.images import one_line
 
     yield from (one_line(f"note: {outcome.image}: {note}") for note in outcome.notes)
     if outcome.error:
@@ -332,7 +332,7 @@ def messages(outcome: "Outcome") -> Iterator[str]:
 
 def cells_line(outcome: "Outcome") -> str:
     """How many cells an image has."""
-    from reunet.images import one_line
+    from reunet.io.images import one_line
 
     cells = "failed" if outcome.error else f"{outcome.cells} cells"
     return one_line(f"{outcome.image.name}: {cells}")
@@ -361,10 +361,10 @@ def weightmap(label: Path, output: Path, encoding: str) -> None:
         raise CannotStart(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
     if output.resolve() == label.resolve():
         raise CannotStart(f"{output}: is the label image itself: name another file")
-    from reunet.images import ImageError, read_label
-    from reunet.labels import write_png, write_values
-    from reunet.targets import encode
-    from reunet.weightmap import heat_map, weight_map
+    from reunet.instances.encode import encode
+    from reunet.instances.weight_map import heat_map, weight_map
+    from reunet.io.images import ImageError, read_label
+    from reunet.io.labels import write_png, write_values
 
     try:
         instances = read_label(label)

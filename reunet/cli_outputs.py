@@ -26,7 +26,7 @@ class CannotStart(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        from reunet.images import one_line
+        from reunet.io.images import one_line
 
         super().__init__(one_line(message))  # it names files, and these may have any name
 
@@ -214,8 +214,8 @@ def _make(
     needed: bool,
 ) -> None:
     """Write outputs for all labels. needed: a label without an image is an error."""
-    from reunet.images import ImageError, one_line
-    from reunet.labels import remove_leftovers
+    from reunet.io.images import ImageError, one_line
+    from reunet.io.labels import remove_leftovers
     from reunet.run.outputs import export_files, find_pairs
 
     for path in (labels, *([images] if images else [])):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reunet.iou import overlapping_pairs
-from reunet.labels import replacing
+from reunet.instances.overlap import overlapping_pairs
+from reunet.io.labels import replacing
 from reunet.metric import check_pair, compact, inner_areas, match, tiles
 
 MOST = 1000  # thresholds in a range

@@ -16,10 +16,10 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from reunet.images import ENDINGS, read_label
+from reunet.instances.overlap import overlapping_pairs
 from reunet.io.collection import LABEL_WORDS, Labels
-from reunet.iou import overlapping_pairs
-from reunet.labels import replacing
+from reunet.io.images import ENDINGS, read_label
+from reunet.io.labels import replacing
 
 FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
 TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile

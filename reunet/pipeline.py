@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from reunet.arrays import ReUNetWarning, picture_of
-from reunet.folds import Fold, Gpu, GpuFold, SizeFold, line, warn
-from reunet.images import Picture, read_image
-from reunet.normalise import normalise_channels
-from reunet.scale import scale_image, scaled_shape, zoom_for
-from reunet.size import SizeNetwork, estimate_diameter, views_of
-from reunet.sliding_window import Maps, Network, map_each
-from reunet.small_cells import LARGEST, are_small, classify_enlarged, few_tiles
-from reunet.tiles import Tiling
-from reunet.weights import Bundle, WeightsError, choose_folds, open_bundle
+from reunet.inference.normalise import normalise_channels
+from reunet.inference.scale import scale_image, scaled_shape, zoom_for
+from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged, few_tiles
+from reunet.inference.size import SizeNetwork, estimate_diameter, views_of
+from reunet.inference.sliding_window import Maps, Network, map_each
+from reunet.inference.tiles import Tiling
+from reunet.io.arrays import ReUNetWarning, picture_of
+from reunet.io.images import Picture, read_image
+from reunet.network.bundle import Bundle, WeightsError, choose_folds, open_bundle
+from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, line, warn
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_BUNDLE, GPU_BUNDLE = "compact", "paper"
@@ -251,12 +251,12 @@ def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, 
     Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
     (`voting.vote_and_tell`). Raises ValueError for decoder `field` and maps without one.
     """
-    from reunet.voting import vote_and_tell  # not needed before the first tile
+    from reunet.instances.voting import vote_and_tell  # not needed before the first tile
 
     labels, agreement = vote_and_tell(_decoded(seen, decoder, encoding))
     if labels.shape == seen.shape:
         return labels, agreement
-    from reunet.instances import at_size
+    from reunet.instances.decode import at_size
 
     drawn = np.empty(seen.shape, np.int32)
     kept = at_size(labels, drawn)
@@ -265,11 +265,11 @@ def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, 
 
 def _decoded(seen: Seen, decoder: str, encoding: str) -> list[np.ndarray]:
     """The cells of each map, at the finer of the sizes of map and image."""
-    from reunet.instances import decode
+    from reunet.instances.decode import decode
 
     if decoder != "field":
         return [decode(classes, decoder, encoding) for classes in seen.maps.classes]
-    from reunet.peaks import decode_field
+    from reunet.instances.peaks import decode_field
 
     if seen.maps.fields is None:
         raise ValueError("these weights have no distance field: use --decoder regrow")

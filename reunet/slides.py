@@ -16,7 +16,19 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reunet.images import (
+from reunet.inference.normalise import (
+    Scaling,
+    Stretch,
+    find_stretches,
+    histogram,
+    scaling_from,
+    stretch_channels,
+)
+from reunet.inference.scale import scale_bands, scaled_shape, windows, zoom_for
+from reunet.inference.size import PARTS, estimate_diameter
+from reunet.inference.size import windows as windows_to_look_at
+from reunet.inference.tiles import Window, bounding_box
+from reunet.io.images import (
     ENDINGS,
     TIFF,
     ImageError,
@@ -29,23 +41,11 @@ from reunet.images import (
     read_head,
     read_image,
 )
-from reunet.labels import write_label
-from reunet.normalise import (
-    Scaling,
-    Stretch,
-    find_stretches,
-    histogram,
-    scaling_from,
-    stretch_channels,
-)
-from reunet.scale import scale_bands, scaled_shape, windows, zoom_for
-from reunet.size import PARTS, estimate_diameter
-from reunet.size import windows as windows_to_look_at
-from reunet.tiles import Window, bounding_box
+from reunet.io.labels import write_label
 
 if TYPE_CHECKING:
+    from reunet.io.tiff import Plane
     from reunet.pipeline import Model
-    from reunet.tiff import Plane
 
 SLIDE_PIXELS = 16_000_000  # from here on the arrays of a whole image weigh gigabytes
 IN_MEMORY = 2**29  # bytes, of a class map or a label map; larger ones lie on disk
@@ -114,7 +114,7 @@ def segment_slide(
         same = drawn == slide.shape
         find_cells(slide, about, model, instances if same else seen, label, tta, decoder)
         if not same:
-            from reunet.instances import at_size
+            from reunet.instances.decode import at_size
 
             at_size(seen, instances)
         if write:
@@ -144,12 +144,12 @@ def find_cells(
     ):
         classify(slide, about, model, classes, field if decoder == "field" else None, tta=tta)
         if decoder == "field":  # neither is needed before the first tile
-            from reunet.peaks import decode_field
+            from reunet.instances.peaks import decode_field
 
             shape = out.shape[0], out.shape[1]
             decode_field(classes, field, shape=shape, out=out)
         else:
-            from reunet.instances import decode
+            from reunet.instances.decode import decode
 
             decode(classes, decoder, model.bundle.encoding, out=out)
 
@@ -185,7 +185,7 @@ def _tiff_shape(path: Path) -> tuple[int, int]:
 
 
 def _tiff_bands(path: Path) -> Iterator[Picture]:
-    from reunet.tiffbands import read_bands
+    from reunet.io.tiff_rows import read_bands
 
     with _plane(path) as plane:
         for band in read_bands(plane):
@@ -194,8 +194,8 @@ def _tiff_bands(path: Path) -> Iterator[Picture]:
 
 @contextlib.contextmanager
 def _plane(path: Path) -> "Iterator[Plane]":
-    from reunet.tiff import open_plane
-    from reunet.tiffchecks import TiffError
+    from reunet.io.tiff import open_plane
+    from reunet.io.tiff_limits import TiffError
 
     with decoding(path):
         try:
@@ -272,7 +272,7 @@ def classify(
 
     classes: (h, w) uint8, receives them: background, interior, boundary. field: (h, w) uint8.
     """
-    from reunet.sliding_window import map_bands
+    from reunet.inference.sliding_window import map_bands
 
     bands = scale_bands(_stretched(slide, about.stretches), slide.shape, about.shape)
     for rows, maps in map_bands(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reunet.network import Architecture, build
-from reunet.weights import save_bundle
+from reunet.network.bundle import save_bundle
+from reunet.network.unet import Architecture, build
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests/data"

@@ -10,9 +10,9 @@ from imagecodecs import imread
 from scipy import ndimage
 
 from conftest import PICTURES
-from reunet.network import Architecture
-from reunet.normalise import normalise_channels, z_score
-from reunet.tiles import Tiling, content_box
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.tiles import Tiling, content_box
+from reunet.network.unet import Architecture
 
 PATCH = 64
 ARCH = Architecture(features=(8, 16, 32), dropout=0.0)

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from reunet import ReUNetWarning, load_model, segment
-from reunet.arrays import picture_of
+from reunet.io.arrays import picture_of
 
 RNG = np.random.default_rng(1)
 GREY = RNG.integers(1, 255, (40, 50), dtype=np.uint8)

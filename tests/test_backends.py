@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from conftest import PICTURES, ROOT, SAMPLE_IMAGES, TINY
-from reunet import folds, openvino_backend, pipeline, torch_backend
-from reunet.folds import Fold, Gpu, GpuFold
-from reunet.images import read_image
-from reunet.network import Architecture, UNet, build
-from reunet.normalise import normalise_channels, z_score
-from reunet.sliding_window import classify, mean_logits
-from reunet.tiles import FLIPS
-from reunet.torch_backend import TorchNetwork
-from reunet.weights import WeightsError, load_tensors, open_bundle
+from reunet import pipeline
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.sliding_window import classify, mean_logits
+from reunet.inference.tiles import FLIPS
+from reunet.io.images import read_image
+from reunet.network import ensemble, openvino_backend, torch_backend
+from reunet.network.bundle import WeightsError, load_tensors, open_bundle
+from reunet.network.ensemble import Fold, Gpu, GpuFold
+from reunet.network.torch_backend import TorchNetwork
+from reunet.network.unet import Architecture, UNet, build
 
 COMPACT = ROOT / "weights/compact"
 RNG = np.random.default_rng(0)
@@ -250,11 +251,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folds that are loaded, in order."""
     names: list[str] = []
 
-    def note(bundle: folds.Bundle, name: str) -> dict[str, np.ndarray]:
+    def note(bundle: ensemble.Bundle, name: str) -> dict[str, np.ndarray]:
         names.append(name)
         return load_tensors(bundle, name)
 
-    monkeypatch.setattr(folds, "load_tensors", note)
+    monkeypatch.setattr(ensemble, "load_tensors", note)
     return names
 
 
@@ -284,8 +285,8 @@ def test_a_damaged_fold_is_told_when_it_is_used(bundle: Path, number: int) -> No
 
 
 def missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "reunet.openvino_backend", None)
-    monkeypatch.delattr("reunet.openvino_backend")
+    monkeypatch.setitem(sys.modules, "reunet.network.openvino_backend", None)
+    monkeypatch.delattr("reunet.network.openvino_backend")
 
 
 def fails_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:

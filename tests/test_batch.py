@@ -16,12 +16,12 @@ import tifffile
 from PIL import Image
 
 from conftest import save_tiny_bundle
-from reunet.batch import AHEAD, Outcome, segment_files
-from reunet.images import ImageError, Picture, read_image, read_label
+from reunet.io.images import ImageError, Picture, read_image, read_label
 from reunet.pipeline import Model, load_model, segment
+from reunet.run.batch import AHEAD, Outcome, segment_files
 
-READING, NETWORK = "reunet.batch.read_image", "reunet.batch.see"
-DECODING, WRITING = "reunet.instances.decode", "reunet.run.finish.write_label"
+READING, NETWORK = "reunet.run.batch.read_image", "reunet.run.batch.see"
+DECODING, WRITING = "reunet.instances.decode.decode", "reunet.run.finish.write_label"
 PATIENCE = 20  # s that a thread waits for another before the test has failed
 
 
@@ -243,7 +243,7 @@ def test_slides_go_their_own_way(
     tifffile.imwrite(tmp_path / "tiff.tif", np.asarray(Image.open(images[11])), compression="zlib")
     paths = [images[0], images[11], tmp_path / "tiff.tif"]
     small, large, _ = expected = [segment(path, model, tta=False) for path in paths]
-    for module in ("batch", "slides"):
+    for module in ("run.batch", "slides"):
         monkeypatch.setattr(f"reunet.{module}.SLIDE_PIXELS", large.size)
     for resume in (False, True):
         outcomes = run(paths, tmp_path / "out", model, resume=resume)

@@ -10,12 +10,20 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import SAMPLE_IMAGES
-from reunet.batch import segment_files
-from reunet.budget import RESERVE, Plan, allowance, choose, fit, plans, seconds_since_start
 from reunet.cli import main
-from reunet.images import list_images, read_label
+from reunet.inference.budget import (
+    RESERVE,
+    Plan,
+    allowance,
+    choose,
+    fit,
+    plans,
+    seconds_since_start,
+)
+from reunet.inference.tiles import WIDE_STEP, Tiling, tile_windows
+from reunet.io.images import list_images, read_label
 from reunet.pipeline import load_model, segment
-from reunet.tiles import WIDE_STEP, Tiling, tile_windows
+from reunet.run.batch import segment_files
 
 SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)
 

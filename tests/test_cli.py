@@ -15,8 +15,9 @@ from PIL import Image
 
 import reunet
 from conftest import REUNET, ROOT, SAMPLES
-from reunet import cli, pipeline, weights
-from reunet.images import read_label
+from reunet import cli, pipeline
+from reunet.io.images import read_label
+from reunet.network import bundle
 
 YEAST = "baby_yeast_bf__prime95b_testC_tp3"
 
@@ -126,7 +127,7 @@ def test_folds_vote_unless_they_are_averaged(
         ballots.append(len(seen.maps.classes))
         return find(seen, *about)
 
-    monkeypatch.setattr("reunet.batch.find_and_tell", spy)
+    monkeypatch.setattr("reunet.run.batch.find_and_tell", spy)
     source, output = images / "grey.tif", tmp_path / "out"
     arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
@@ -188,8 +189,8 @@ def test_evaluate_prints_the_metric_and_writes_the_table(tmp_path: Path) -> None
 def test_the_choices_are_those_of_the_modules() -> None:
     """The command names them itself: it must not import torch to print its help."""
     assert cli.DEVICES == pipeline.DEVICES
-    assert cli.DECODERS == weights.DECODERS
-    assert cli.ENCODINGS == weights.ENCODINGS
+    assert cli.DECODERS == bundle.DECODERS
+    assert cli.ENCODINGS == bundle.ENCODINGS
 
 
 def test_version() -> None:

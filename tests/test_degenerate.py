@@ -10,13 +10,13 @@ import pytest
 import tifffile
 
 from conftest import REUNET
-from reunet.images import read_image, read_label
-from reunet.labels import label_path, write_label
+from reunet.inference.normalise import normalise_channels, scaling_of
+from reunet.inference.tiles import content_box
+from reunet.instances.encode import encode
+from reunet.io.images import read_image, read_label
+from reunet.io.labels import label_path, write_label
 from reunet.metric import TILED_FROM, score_pair
-from reunet.normalise import normalise_channels, scaling_of
 from reunet.pipeline import Model, load_model, segment
-from reunet.targets import encode
-from reunet.tiles import content_box
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (70, 90, 3), dtype=np.uint8)

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from conftest import REUNET, SAMPLE_IMAGES
-from reunet import sliding_window
-from reunet.images import read_image, read_label
-from reunet.instances import decode
-from reunet.labels import label_path
-from reunet.normalise import normalise_channels
+from reunet.inference import sliding_window
+from reunet.inference.normalise import normalise_channels
+from reunet.instances.decode import decode
+from reunet.io.images import read_image, read_label
+from reunet.io.labels import label_path
 from reunet.pipeline import Model, load_model, segment
 from reunet.slides import segment_slide
 
@@ -77,7 +77,7 @@ def load_on_pytorch(monkeypatch: pytest.MonkeyPatch) -> Model:
     def fail(*_: object) -> None:
         raise RuntimeError("not here")
 
-    monkeypatch.setattr("reunet.openvino_backend.build_network", fail)
+    monkeypatch.setattr("reunet.network.openvino_backend.build_network", fail)
     with pytest.warns(RuntimeWarning, match=r"PyTorch.* takes over"):
         return load_model(device="cpu")
 

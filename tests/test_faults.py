@@ -23,12 +23,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conftest import REUNET, ROOT, save_tiny_bundle
-from reunet import batch, cli, torch_backend
-from reunet.batch import segment_files
-from reunet.images import read_label
-from reunet.labels import remove_leftovers, replacing
+from reunet import cli
+from reunet.io.images import read_label
+from reunet.io.labels import remove_leftovers, replacing
+from reunet.network import torch_backend
 from reunet.pipeline import Model, load_model, segment
-from reunet.run import finish
+from reunet.run import batch, finish
+from reunet.run.batch import segment_files
 
 SHAPES = [(40, 50), (150, 140), (160, 150), (170, 160), (180, 170), (44, 50)]  # (H, W)
 
@@ -202,7 +203,7 @@ def test_an_output_folder_that_vanishes(
 def test_images_are_not_segmented_for_a_folder_that_is_gone(
     images: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("reunet.batch.see")
+    monkeypatch.delattr("reunet.run.batch.see")
     paths = sorted(images.iterdir())
     for outcome in segment_files(paths, tmp_path / "out", model, tta=False, decoder=None):
         assert "is gone; make the folder" in (outcome.error or "")

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 import reunet
 from reunet import load_model, pipeline, segment, slides
-from reunet.architecture import Architecture, size_parameter_shapes
-from reunet.batch import segment_files
 from reunet.cli import main
-from reunet.images import read_image
+from reunet.io.images import read_image
 from reunet.metric import score_pair
-from reunet.network import build
-from reunet.weights import WeightsError, open_bundle, save_bundle
+from reunet.network.architecture import Architecture, size_parameter_shapes
+from reunet.network.bundle import WeightsError, open_bundle, save_bundle
+from reunet.network.unet import build
+from reunet.run.batch import segment_files
 
 ARCH = Architecture(features=(4, 8, 8, 8, 8, 8), dropout=0.0, field=True)
 ABOUT = {

@@ -17,8 +17,8 @@ import tifffile
 from PIL import Image
 
 from conftest import REUNET, ROOT
-from reunet.images import ImageError, one_line, read_image
-from reunet.labels import label_path, write_label
+from reunet.io.images import ImageError, one_line, read_image
+from reunet.io.labels import label_path, write_label
 
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"
 SECONDS = 10  # for any of these files, on a busy machine

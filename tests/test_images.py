@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reunet import images, tiff
-from reunet.images import ImageError, list_images, read_image, read_label
-from reunet.labels import label_path, write_label
+from reunet.io import images, tiff
+from reunet.io.images import ImageError, list_images, native, read_image, read_label
+from reunet.io.labels import label_path, write_label
 
 H, W = 23, 37
 RNG = np.random.default_rng(0)
@@ -434,7 +434,7 @@ def test_a_png_imports_no_tiff_reader(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RGB8).save(path)
     code = (
-        "import sys; from pathlib import Path; from reunet.images import read_image;"
+        "import sys; from pathlib import Path; from reunet.io.images import read_image;"
         "read_image(Path(sys.argv[1]));"
         "print([m for m in ('tifffile', 'imagecodecs', 'torch', 'skimage') if m in sys.modules])"
     )
@@ -570,3 +570,10 @@ def test_read_label_refuses(tmp_path: Path, stored: np.ndarray, cause: str) -> N
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, stored)
     assert_fails(path, cause, read_label)
+
+
+def test_pages_of_no_samples_are_no_images(tmp_path: Path) -> None:
+    """What the fuzzer made of an alpha channel that was all there was."""
+    with pytest.raises(ImageError, match="has no pixels") as error:
+        native(tmp_path / "a.tif", np.empty((61, 53, 0), np.uint16))
+    assert "a.tif" in str(error.value)

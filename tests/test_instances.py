@@ -13,13 +13,13 @@ import pytest
 from scipy import ndimage
 
 from conftest import SAMPLES
-from reunet import growth
-from reunet.bands import Regions, across_corners, cut, unite
-from reunet.growth import FREE, grow
-from reunet.images import read_label
-from reunet.instances import DECODERS, decode
+from reunet.instances import growth
+from reunet.instances.decode import DECODERS, decode
+from reunet.instances.encode import BACKGROUND, BOUNDARY, ENCODINGS, INTERIOR, encode
+from reunet.instances.growth import FREE, grow
+from reunet.instances.regions import Regions, across_corners, cut, unite
+from reunet.io.images import read_label
 from reunet.metric import score_pair
-from reunet.targets import BACKGROUND, BOUNDARY, ENCODINGS, INTERIOR, encode
 
 TRUTHS = sorted(SAMPLES.glob("labels/*.tiff"))
 EIGHT = np.ones((3, 3))
@@ -491,5 +491,5 @@ def test_an_unknown_decoder_is_an_error() -> None:
 
 def test_importing_the_decoders_does_not_import_what_is_slow_to() -> None:
     slow = "{'scipy', 'torch', 'skimage', 'numba'} & set(sys.modules)"
-    code = f"import sys, reunet.instances; sys.exit(str({slow}) if {slow} else 0)"
+    code = f"import sys, reunet.instances.decode; sys.exit(str({slow}) if {slow} else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)

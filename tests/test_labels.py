@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from reunet import labels as module
-from reunet.images import read_label
+from reunet.io import labels as module
+from reunet.io.images import read_label
+from reunet.io.labels import label_origin, write_label
 from reunet.io.pixel_size import PixelSize, read_pixel_size
-from reunet.labels import label_origin, write_label
 
 SIZE = PixelSize(0.25, 0.5, "OME")
 ORIGIN = 'image 12 <&> "quoted", weights µ'

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from conftest import TINY
-from reunet.architecture import parameter_shapes
-from reunet.network import COMPACT, PAPER, Architecture, UNet, build
+from reunet.network.architecture import parameter_shapes
+from reunet.network.unet import COMPACT, PAPER, Architecture, UNet, build
 
 
 @pytest.mark.parametrize(("arch", "expected"), [(PAPER, 52_564_152), (COMPACT, 5_160_628)])

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from reunet.normalise import (
+from reunet.inference.normalise import (
     find_stretches,
     histogram,
     normalise_channels,

@@ -13,12 +13,12 @@ from PIL import Image
 
 from conftest import ABOUT, ROOT, SAMPLES, TINY
 from reunet import cli
-from reunet.images import read_label
+from reunet.io.images import read_label
 from reunet.io.pixel_size import read_pixel_size
-from reunet.network import build
+from reunet.network.bundle import save_bundle
+from reunet.network.unet import build
 from reunet.run import outputs as module
 from reunet.run.outputs import find_pairs, segmented
-from reunet.weights import save_bundle
 
 ALL = ("--overlays", "--table", "--html", "--export", "geojson,coco")
 
@@ -94,7 +94,7 @@ def test_outputs_are_added_without_the_network(
     def see(*_: object, **__: object) -> None:
         raise AssertionError("the network was run")
 
-    monkeypatch.setattr("reunet.batch.see", see)
+    monkeypatch.setattr("reunet.run.batch.see", see)
     assert run(*command, "--table").exit_code == 0
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
     assert len(rows_of(out / "images.csv")) == 2

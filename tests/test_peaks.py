@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reunet.peaks import LOWEST_PEAK, PERSISTENCE, decode_field, watershed
-from reunet.sliding_window import FIELD_LEVELS
-from reunet.targets import encode
+from reunet.inference.sliding_window import FIELD_LEVELS
+from reunet.instances.encode import encode
+from reunet.instances.peaks import LOWEST_PEAK, PERSISTENCE, decode_field, watershed
 
 
 def discs(centres: list[tuple[int, int]], radius: int, shape: tuple[int, int]) -> np.ndarray:

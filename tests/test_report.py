@@ -12,12 +12,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from conftest import save_tiny_bundle
-from reunet import cli, report
-from reunet.batch import Outcome
-from reunet.images import ImageError, read_label
+from reunet import cli
+from reunet.io.images import ImageError, read_label
 from reunet.pipeline import load_model
-from reunet.report import reporting
-from reunet.resume import model_hash
+from reunet.run import report
+from reunet.run.batch import Outcome
+from reunet.run.report import reporting
+from reunet.run.resume import model_hash
 
 STEPS = {"reading", "network", "decoding", "writing"}
 
@@ -105,7 +106,7 @@ def test_warnings_are_one_line_each_and_recorded(
     def fail(*_: object) -> None:
         raise RuntimeError("no such\ninstruction")
 
-    monkeypatch.setattr("reunet.openvino_backend.build_network", fail)
+    monkeypatch.setattr("reunet.network.openvino_backend.build_network", fail)
     output = tmp_path / "out"
     result = predict(images / "grey.png", output, "--weights", bundle, "--report")
     assert result.exit_code == 0

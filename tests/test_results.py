@@ -14,7 +14,7 @@ from benchmarks.accuracy import scoring
 from benchmarks.accuracy.scoring import FLOOR, Way, score_all
 from benchmarks.accuracy.summary import EVERY, HEADLINE, by_group, by_modality, change
 from reunet import load_model, segment
-from reunet.labels import write_label
+from reunet.io.labels import write_label
 
 F1 = {"a": 0.2, "b": 0.4, "c": 1.0, "d": 0.6, "e": 0.7}
 MODALITY = {"a": "bf", "b": "bf", "c": "bf", "d": "pc", "e": "pc"}

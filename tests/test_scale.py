@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reunet.scale import (
+from reunet.inference.scale import (
     MAX_ZOOM,
     MIN_ZOOM,
     MOST_GROWTH,

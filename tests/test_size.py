@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reunet import openvino_backend, torch_backend
-from reunet.architecture import SIZE_OUTPUTS, Architecture, size_parameter_shapes
-from reunet.size import PARTS, REFERENCE, STRIDE, WHOLE, estimate_diameter, views_of
+from reunet.inference.size import PARTS, REFERENCE, STRIDE, WHOLE, estimate_diameter, views_of
+from reunet.network import openvino_backend, torch_backend
+from reunet.network.architecture import SIZE_OUTPUTS, Architecture, size_parameter_shapes
 
 ARCH = Architecture(features=(4, 8, 8, 8, 8, 8), dropout=0.0)
 

@@ -19,14 +19,15 @@ from PIL import Image
 from scipy import ndimage
 
 from conftest import SAMPLE_IMAGES
-from reunet import slides, tiffbands
-from reunet.images import ImageError, read_image, read_label
-from reunet.normalise import find_stretches, normalise_channels, scaling_of
+from reunet import slides
+from reunet.inference.normalise import find_stretches, normalise_channels, scaling_of
+from reunet.inference.tiles import content_box
+from reunet.io import tiff_rows
+from reunet.io.images import ImageError, read_image, read_label
+from reunet.network.bundle import open_bundle
 from reunet.pipeline import Model, load_model, segment
 from reunet.run.finish import Finish
 from reunet.slides import open_slide, segment_slide, slide_shape, survey, windows
-from reunet.tiles import content_box
-from reunet.weights import open_bundle
 
 RNG = np.random.default_rng(0)
 H, W = 100, 140  # px; neither a multiple of a strip or tile, nor of a band
@@ -41,7 +42,7 @@ SMOOTH = ndimage.uniform_filter(RGB, (9, 9, 1))
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (slides, tiffbands):
+    for module in (slides, tiff_rows):
         monkeypatch.setattr(module, "ROWS", 24)
 
 
@@ -166,7 +167,7 @@ def test_bands_make_up_the_image(tmp_path: Path, name: str) -> None:
         pixels = np.concatenate([band.pixels for band in bands])
         assert pixels.dtype == whole.pixels.dtype
         np.testing.assert_array_equal(pixels, whole.pixels)
-        assert max(len(band.pixels) for band in bands) <= tiffbands.ROWS
+        assert max(len(band.pixels) for band in bands) <= tiff_rows.ROWS
         assert {note for band in bands for note in band.notes} == set(whole.notes)
 
 
@@ -460,7 +461,7 @@ def test_what_is_no_image(tmp_path: Path, model: Model) -> None:
 def test_size_limit(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16))
-    monkeypatch.setattr("reunet.images.MAX_PIXELS", H * W - 1)
+    monkeypatch.setattr("reunet.io.images.MAX_PIXELS", H * W - 1)
     assert_fails(path, model, str(path), "above the limit")
 
 

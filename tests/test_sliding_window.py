@@ -25,11 +25,8 @@ from pictures import (
 )
 
 from conftest import SAMPLES
-from reunet.images import read_image, read_label
-from reunet.instances import MIN_OBJECT
-from reunet.network import build
-from reunet.normalise import normalise_channels, scaling_of
-from reunet.sliding_window import (
+from reunet.inference.normalise import normalise_channels, scaling_of
+from reunet.inference.sliding_window import (
     OUTSIDE_LOGITS,
     SMALLEST_CELL,
     WHITE,
@@ -41,8 +38,11 @@ from reunet.sliding_window import (
     predict_logits,
     predict_scaled,
 )
-from reunet.tiles import FLIPS, Flip, Tiling, Window, content_box, tile_windows
-from reunet.torch_backend import TorchNetwork
+from reunet.inference.tiles import FLIPS, Flip, Tiling, Window, content_box, tile_windows
+from reunet.instances.decode import MIN_OBJECT
+from reunet.io.images import read_image, read_label
+from reunet.network.torch_backend import TorchNetwork
+from reunet.network.unet import build
 
 
 @pytest.fixture(scope="module")

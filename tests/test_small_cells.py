@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reunet import budget, pipeline, small_cells
-from reunet.architecture import Architecture
-from reunet.images import Picture, as_picture
-from reunet.network import build
+from reunet import pipeline
+from reunet.inference import budget, second_pass
+from reunet.inference.second_pass import (
+    SMALL,
+    are_small,
+    classify_enlarged,
+    enlarged,
+    typical_diameter,
+)
+from reunet.inference.sliding_window import Network, classify
+from reunet.inference.tiles import Tiling
+from reunet.instances.encode import INTERIOR
+from reunet.io.images import Picture, as_picture
+from reunet.network.architecture import Architecture
+from reunet.network.bundle import save_bundle
+from reunet.network.unet import build
 from reunet.pipeline import Model, load_model, scaled
 from reunet.pipeline import see as see_cells
-from reunet.sliding_window import Network, classify
-from reunet.small_cells import SMALL, are_small, classify_enlarged, enlarged, typical_diameter
-from reunet.targets import INTERIOR
-from reunet.tiles import Tiling
-from reunet.weights import save_bundle
 
 TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
 
@@ -154,7 +161,7 @@ def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> N
 
 
 def test_a_budget_does_not_wait_for_a_look_that_will_not_be(model: Model) -> None:
-    shape = 2000, small_cells.LARGEST // 2000 + 1
+    shape = 2000, second_pass.LARGEST // 2000 + 1
     few, _, note = budget.fit(model, shape, 1e6, True, {(512, 512): 1.0})
     assert not few.enlarge
     assert "second look" not in note

@@ -17,19 +17,19 @@ SECONDS = 1.5  # from the start of the process until the first tile is through t
 NOT_NEEDED = (
     "torch", "nnunetv2", "scipy", "cc3d", "skimage", "matplotlib", "pandas", "tifffile",
     "imagecodecs", "importlib.metadata", "email", "numpy.ma", "numpy.testing", "openvino.tools",
-    "openvino_telemetry", "urllib.request", "multiprocessing", "asyncio", "reunet.instances",
-    "reunet.targets", "reunet.network", "reunet.torch_backend", "PIL.JpegImagePlugin",
-    "PIL.TiffImagePlugin",
+    "openvino_telemetry", "urllib.request", "multiprocessing", "asyncio", "reunet.instances.decode",
+    "reunet.instances.encode", "reunet.network.unet", "reunet.network.torch_backend",
+    "PIL.JpegImagePlugin", "PIL.TiffImagePlugin",
 )  # fmt: skip
 FIRST_TILE = """
 import sys, time
-import reunet.folds
-call = reunet.folds.Fold.__call__
+import reunet.network.ensemble
+call = reunet.network.ensemble.Fold.__call__
 def stop(fold, tiles):
     call(fold, tiles)
     print(time.process_time(), *sorted(sys.modules))
     sys.exit()
-reunet.folds.Fold.__call__ = stop
+reunet.network.ensemble.Fold.__call__ = stop
 """
 BY_PYTHON = """
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_pytorch_is_not_imported_for_a_whole_run(tmp_path: Path) -> None:
 def test_others_can_still_import_openvinos_converters() -> None:
     """They are kept out of our own import alone."""
     code = (
-        "import reunet.openvino_backend, importlib.util as i, sys;"
+        "import reunet.network.openvino_backend, importlib.util as i, sys;"
         "print('openvino.tools.ovc' in sys.modules, bool(i.find_spec('openvino.tools.ovc')))"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)

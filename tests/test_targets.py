@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from conftest import SAMPLES
-from reunet.images import read_label
-from reunet.targets import BOUNDARY, INTERIOR, encode, inner_boundary
+from reunet.instances.encode import BOUNDARY, INTERIOR, encode, inner_boundary
+from reunet.io.images import read_label
 
 TRUTHS = sorted(SAMPLES.glob("labels/*.tiff"))
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from reunet import pipeline
-from reunet.bands import UNSEEN
-from reunet.images import Picture, as_picture
-from reunet.instances import MIN_OBJECT
-from reunet.iou import overlapping_pairs
-from reunet.network import Architecture, build
+from reunet.inference.sliding_window import Maps, classify
+from reunet.instances.decode import MIN_OBJECT
+from reunet.instances.overlap import overlapping_pairs
+from reunet.instances.regions import UNSEEN
+from reunet.instances.voting import AGREEMENT, FREE, agreements, vote
+from reunet.io.images import Picture, as_picture
+from reunet.network.bundle import save_bundle
+from reunet.network.unet import Architecture, build
 from reunet.pipeline import Model, Seen, find_and_tell, load_model, scaled, see, segment
-from reunet.sliding_window import Maps, classify
-from reunet.voting import AGREEMENT, FREE, agreements, vote
-from reunet.weights import save_bundle
 
 CLASSES_ALONE = Architecture(features=(4, 8, 8), dropout=0.0)  # no distance field beside them
 

@@ -13,10 +13,10 @@ from PIL import Image
 from scipy import ndimage
 
 from conftest import DATA
-from reunet import cli, weightmap
-from reunet.images import read_label
-from reunet.targets import ENCODINGS, encode
-from reunet.weightmap import class_weights, closeness, heat_map, weight_map
+from reunet import cli
+from reunet.instances.encode import ENCODINGS, encode
+from reunet.instances.weight_map import class_weights, closeness, heat_map, weight_map
+from reunet.io.images import read_label
 
 REAL = sorted([*DATA.glob("samples/labels/*.tiff"), *DATA.glob("metric/gt/real_*.tif")])
 EDGE = sorted(DATA.glob("metric/gt/edge_*.tif"))
@@ -98,7 +98,7 @@ def test_is_the_definition_on_edge_cases(path: Path) -> None:
 def test_is_the_definition_on_awkward_labels(
     seed: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weightmap, "TILE", tile)
+    monkeypatch.setattr("reunet.instances.weight_map.TILE", tile)
     assert_is_the_definition(random_instances(seed))
 
 

@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import TINY, save_tiny_bundle
-from reunet import instances, targets, weights
-from reunet.network import build
-from reunet.weights import (
+from reunet.instances import decode, encode
+from reunet.network import bundle
+from reunet.network.bundle import (
     WeightsError,
     choose_folds,
     load_tensors,
     open_bundle,
     save_bundle,
 )
+from reunet.network.unet import build
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -120,8 +121,8 @@ def test_damaged_card(bundle: Path, card: str) -> None:
 
 def test_the_choices_are_those_of_the_modules() -> None:
     """Named once more, because the modules take longer to import than a bundle to open."""
-    assert ("field", *instances.DECODERS) == weights.DECODERS  # `peaks` has the field's
-    assert sorted(weights.ENCODINGS) == sorted(targets.ENCODINGS)
+    assert ("field", *decode.DECODERS) == bundle.DECODERS  # `peaks` has the field's
+    assert sorted(bundle.ENCODINGS) == sorted(encode.ENCODINGS)
 
 
 def test_missing_bundle(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import tifffile
 from PIL import Image
 
 from conftest import REUNET, ROOT
-from reunet.images import ImageError, one_line, read_image
+from reunet.inference.normalise import normalise_channels
 from reunet.io.collection import case_names
-from reunet.normalise import normalise_channels
+from reunet.io.images import ImageError, one_line, read_image
 
 MAKE = ROOT / "tests" / "zoo" / "make.py"
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from benchmarks import classical_floor
 from reunet import Model, load_model, segment
-from reunet.images import read_image, read_label
-from reunet.labels import label_path, write_label
+from reunet.io.images import read_image, read_label
+from reunet.io.labels import label_path, write_label
 from reunet.metric import score_pair
-from reunet.weights import open_bundle
+from reunet.network.bundle import open_bundle
 
 FLOOR = "classical floor"
 COLUMNS = ("image", "way", "f1", "true", "predicted", "correct")

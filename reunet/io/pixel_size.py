@@ -105,8 +105,8 @@ def tiff_pixel_size(tiff: "TiffFile") -> PixelSize | None:
 @contextlib.contextmanager
 def _open_tiff(path: Path) -> Iterator["TiffFile"]:
     """The file behind the plane that `open_plane` finds safe to read."""
-    from reunet.images import TIFF
-    from reunet.tiff import open_plane
+    from reunet.io.images import TIFF
+    from reunet.io.tiff import open_plane
 
     with path.open("rb") as file:
         if not file.read(4).startswith(TIFF):

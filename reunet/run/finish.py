@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from reunet.filters import MinArea, filter_cells
-from reunet.images import image_error
+from reunet.io.images import image_error
+from reunet.io.labels import write_label
 from reunet.io.pixel_size import PixelSize, read_pixel_size
-from reunet.labels import write_label
 
 
 @dataclass(frozen=True)

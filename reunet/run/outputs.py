@@ -10,16 +10,16 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reunet.batch import Outcome
-from reunet.images import ImageError, Picture, image_error, list_images, read_label
+from reunet.inference.scale import windows
 from reunet.io.collection import case_names
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
+from reunet.io.images import ImageError, Picture, image_error, list_images, read_label
+from reunet.io.labels import read_origin
 from reunet.io.pixel_size import PixelSize, read_pixel_size
-from reunet.labels import read_origin
-from reunet.report import REPORT
-from reunet.scale import windows
+from reunet.run.batch import Outcome
+from reunet.run.report import REPORT
 from reunet.slides import Slide, open_slide
 
 # What programs add to an image's name for its cells; the first that fits is taken off.
@@ -181,8 +181,8 @@ def write_verdicts(
     names: of images that can be scored. images: folder of the images (None: contours are drawn on
     black).
     """
+    from reunet.instances.overlap import overlapping_pairs
     from reunet.io.export.verdict import write_verdict
-    from reunet.iou import overlapping_pairs
     from reunet.metric import compact, inner_areas, match, pair_files, read_pair
 
     found = {pair.label: pair.image for pair in find_pairs(predictions, images)}

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from reunet.cli_outputs import CannotStart
-from reunet.training.jobs import FINAL, Job, results_folder
-from reunet.training.jobs import train as train_fold
+from reunet.training.fit.jobs import FINAL, Job, results_folder
+from reunet.training.fit.jobs import train as train_fold
 from reunet.training.presets import (
     EARLY_STOP,
     PRESETS,
@@ -95,7 +95,7 @@ def prepare(
 ) -> None:
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
-    from reunet.training import dataset, sampling
+    from reunet.training.data import dataset, sampling
 
     for folder in (images, labels):
         if not folder.is_dir():
@@ -196,8 +196,8 @@ def run(
 @click.option("--dry-run", is_flag=True, help="Say what disk and time it takes; do nothing.")
 def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
     """Rounds of self-training: the folds label images and are trained on, with them."""
-    from reunet.training.forecast import forecast
-    from reunet.training.rounds import SelfTraining, self_train
+    from reunet.training.selftrain.forecast import forecast
+    from reunet.training.selftrain.rounds import SelfTraining, self_train
 
     limit_processes(options["device"])
     root, preset = options["root"].resolve(), options["preset"]
@@ -236,7 +236,7 @@ def size(
     without: tuple[str, ...],
 ) -> None:
     """Train the network that estimates the size of cells; it goes on where it was interrupted."""
-    from reunet.training.size import train_size
+    from reunet.training.fit.size import train_size
 
     output = root.resolve() / "results" / "size"
     arch = PRESETS[preset].architecture
@@ -274,7 +274,7 @@ def export(
     meta: Path | None,
 ) -> None:
     """Write the trained folds of a stage, or of several, as the weight bundle BUNDLE."""
-    from reunet.training.export import export as export_folds
+    from reunet.training.release.export import export as export_folds
 
     folders = [results_folder(r, preset, name) for r, name in ((root, stage), *others)]
     try:

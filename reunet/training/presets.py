@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from reunet.network import COMPACT, PAPER, Architecture
-from reunet.tiles import Tiling
+from reunet.inference.tiles import Tiling
+from reunet.network.unet import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
 ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)

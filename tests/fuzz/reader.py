@@ -42,8 +42,8 @@ class Judge:
 
     def __call__(self, path: Path) -> tuple[str, str]:
         """Finding ("" if there is none), and the message or the shape of the picture."""
-        from reunet.images import ImageError, read_image
-        from reunet.normalise import normalise_channels
+        from reunet.inference.normalise import normalise_channels
+        from reunet.io.images import ImageError, read_image
 
         os.ftruncate(self.log, 0)
         before = reset_peak()
@@ -79,7 +79,7 @@ def _judge_pixels(pixels: np.ndarray, shown: np.ndarray) -> str:
 
 def _judge_bands(path: Path, pixels: np.ndarray) -> str:
     """Slides are read another way, which has to give the same."""
-    from reunet.images import ImageError
+    from reunet.io.images import ImageError
     from reunet.slides import open_slide
 
     try:
@@ -194,7 +194,7 @@ def _follow(incoming: int, child: int) -> tuple[int, str]:
 
 def load(folder: Path) -> dict[Path, bytes]:
     """The images of a folder that are small enough, and a few of our own. Exits without any."""
-    from reunet.images import list_images
+    from reunet.io.images import list_images
 
     files = [path for path in list_images(folder) if not path.is_symlink() and path.is_file()]
     found = {path: path.read_bytes() for path in files if 0 < path.stat().st_size <= LARGEST}

@@ -20,19 +20,19 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, SAMPLES
-from reunet.images import list_images, read_image, read_label
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.sliding_window import predict_scaled
+from reunet.inference.tiles import Tiling, content_box
+from reunet.io.images import list_images, read_image, read_label
 from reunet.metric import score_pair
-from reunet.normalise import normalise_channels, z_score
+from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.torch_backend import build_network
 from reunet.pipeline import load_model, segment
-from reunet.sliding_window import predict_scaled
-from reunet.tiles import Tiling, content_box
-from reunet.torch_backend import build_network
-from reunet.training import dataset
-from reunet.training.export import export
-from reunet.training.jobs import FINAL, Job, results_folder
+from reunet.training.data import dataset
+from reunet.training.fit.jobs import FINAL, Job, results_folder
+from reunet.training.fit.trainer import nnUNetTrainerReUNet
 from reunet.training.presets import PRESETS
-from reunet.training.trainer import nnUNetTrainerReUNet
-from reunet.weights import load_tensors, open_bundle
+from reunet.training.release.export import export
 
 pytestmark = pytest.mark.slow
 SCRIPTS = ROOT / "train_scripts"
@@ -152,8 +152,8 @@ def test_fine_tuning_starts_from_all_weights_of_the_baseline(chain: Chain) -> No
 def test_stored_weights_are_the_weight_map(chain: Chain) -> None:
     import blosc2
 
-    from reunet.targets import encode
-    from reunet.weightmap import weight_map
+    from reunet.instances.encode import encode
+    from reunet.instances.weight_map import weight_map
 
     folder = chain.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
     stored = sorted(folder.glob("*_seg.b2nd"))
@@ -302,7 +302,7 @@ def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: 
     """The image of a labelled case, stored as an unlabelled one: the same bits and properties."""
     import blosc2
 
-    from reunet.training.unlabelled import properties, store_images
+    from reunet.training.selftrain.unlabelled import properties, store_images
 
     root = chain.root.parent / "again"
     base = root / "preprocessed" / dataset.DATASET
@@ -446,7 +446,7 @@ def check_paper(trainer: nnUNetTrainerReUNet, epochs: int, rates: dict[int, floa
 def test_nnunet_finds_our_trainer_by_name() -> None:
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    from reunet.training import jobs
+    from reunet.training.fit import jobs
 
     hook = str(Path(jobs.__file__).with_name("hook"))
     found = recursive_find_python_class(hook, jobs.TRAINER, None)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from reunet.training.field import distance_field
+from reunet.training.data.field import distance_field
 
 
 def test_it_is_the_distance_to_the_next_pixel_outside_of_the_cell() -> None:

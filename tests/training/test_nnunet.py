@@ -37,11 +37,17 @@ from pictures import (
 from torch import Tensor, nn
 
 from conftest import TINY
-from reunet.network import Architecture, UNet
-from reunet.normalise import z_score
-from reunet.sliding_window import Network, predict_logits, predict_scaled
-from reunet.tiles import Tiling, centred_padding, content_box, gaussian_importance, tile_starts
-from reunet.torch_backend import TorchNetwork
+from reunet.inference.normalise import z_score
+from reunet.inference.sliding_window import Network, predict_logits, predict_scaled
+from reunet.inference.tiles import (
+    Tiling,
+    centred_padding,
+    content_box,
+    gaussian_importance,
+    tile_starts,
+)
+from reunet.network.torch_backend import TorchNetwork
+from reunet.network.unet import Architecture, UNet
 
 TILES = (1, 2, 7, 32, 64)
 STEPS = (0.25, 0.5, 1.0)

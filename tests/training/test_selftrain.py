@@ -25,21 +25,23 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.special import softmax
 
-from reunet.images import read_label
-from reunet.instances import decode
+from reunet.inference.normalise import normalise_channels
+from reunet.inference.tiles import Tiling
+from reunet.instances.decode import decode
+from reunet.instances.encode import encode
+from reunet.instances.weight_map import weight_map
+from reunet.io.images import read_label
 from reunet.metric import score_pair
-from reunet.network import build
-from reunet.normalise import normalise_channels
-from reunet.targets import encode
-from reunet.tiles import Tiling
-from reunet.training import dataset, jobs, pseudo, rounds, sampling, teacher, unlabelled
+from reunet.network.unet import build
 from reunet.training.__main__ import main
-from reunet.training.history import load_checkpoint, started_from, summary
-from reunet.training.loss import IGNORE
-from reunet.training.parallel import run_each
+from reunet.training.data import dataset, sampling
+from reunet.training.fit import jobs
+from reunet.training.fit.loss import IGNORE
+from reunet.training.fit.trainer import nnUNetTrainerReUNet
 from reunet.training.presets import PRESETS, ROUNDS
-from reunet.training.trainer import nnUNetTrainerReUNet
-from reunet.weightmap import weight_map
+from reunet.training.release.history import load_checkpoint, started_from, summary
+from reunet.training.selftrain import pseudo, rounds, teacher, unlabelled
+from reunet.training.selftrain.parallel import run_each
 
 TINY = PRESETS["tiny"]
 
@@ -479,7 +481,7 @@ def test_a_disk_that_is_full_is_no_bug_of_blosc(tmp_path: Path) -> None:
     """A real one: blosc2 itself says no more than that something went wrong."""
     code = (
         "import resource, signal, numpy as np; from pathlib import Path\n"
-        "from reunet.training.dataset import write_blosc\n"
+        "from reunet.training.data.dataset import write_blosc\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "noise = np.random.default_rng(0).normal(size=(3, 1, 300, 300)).astype(np.float32)\n"
@@ -625,7 +627,8 @@ def test_a_failure_is_one_line_and_begins_nothing_more(tmp_path: Path) -> None:
 
 def test_nothing_goes_on_where_the_caller_was_killed(tmp_path: Path) -> None:
     code = (
-        "import time; from pathlib import Path; from reunet.training.parallel import run_each\n"
+        "import time; from pathlib import Path\n"
+        "from reunet.training.selftrain.parallel import run_each\n"
         "if __name__ == '__main__':\n"
         f"    run_each(time.sleep, {{'long': (60,)}}, 1, Path({str(tmp_path)!r}))\n"
     )

@@ -18,14 +18,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import SAMPLES
-from reunet.training import dataset, jobs, sampling
 from reunet.training.__main__ import main
-from reunet.training.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
-from reunet.training.log import F1, TrainingLog
-from reunet.training.loss import IGNORE, WeightedDiceCE, add_maps
+from reunet.training.data import dataset, sampling
+from reunet.training.fit import jobs
+from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
+from reunet.training.fit.log import F1, TrainingLog
+from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
+from reunet.training.fit.trainer import halving, warm_cosine
+from reunet.training.fit.validate import MOST_CASES, pick_cases
 from reunet.training.presets import PRESETS
-from reunet.training.trainer import halving, warm_cosine
-from reunet.training.validate import MOST_CASES, pick_cases
 
 # -- loss (paper §2.5)
 

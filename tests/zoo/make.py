@@ -25,8 +25,8 @@ from tiffs import (
     tiff_types,
 )
 
-from reunet.images import ENDINGS, MAX_PIXELS, PIXEL_BYTES
-from reunet.tiffchecks import MAX_DIRECTORIES
+from reunet.io.images import ENDINGS, MAX_PIXELS, PIXEL_BYTES
+from reunet.io.tiff_limits import MAX_DIRECTORIES
 
 GROUPS = (
     *(pngs, jpegs, bmps),
@@ -108,7 +108,7 @@ a plain 8-bit PNG of the same pixels.
 * **Limits.** {MAX_PIXELS:,} pixels of {PIXEL_BYTES} bytes; `REUNET_MAX_PIXELS=2000000000` in the
   environment raises the limit to as many pixels. {MAX_DIRECTORIES:,} pictures in a TIFF.
 * **Damage.** Half a picture is an error, never half a label. A file that would take more time or
-  memory than its picture justifies is refused (`reunet/tiffchecks.py`).
+  memory than its picture justifies is refused (`reunet/io/tiff_limits.py`).
 """
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from reunet.io.export.contours import Polygon, polygons
 from reunet.io.export.segmented import Segmented
-from reunet.labels import replacing
+from reunet.io.labels import replacing
 
 if TYPE_CHECKING:
     from roifile import ImagejRoi

@@ -1,0 +1,163 @@
+"""How much of the ensemble an image's time allows (paper §2.7, "Predict").
+
+The challenge gives an image 10 s up to a megapixel and 10 s for each megapixel beyond. How many
+folds, mirror images and tiles fit is found from the time of one pass of one network over a tile.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reunet.inference.second_pass import LARGEST, enlarged, few_tiles
+from reunet.inference.tiles import STEP, WIDE_STEP, tile_starts
+
+if TYPE_CHECKING:
+    from reunet.inference.tiles import Tiling
+    from reunet.pipeline import Model
+
+CHALLENGE = "challenge"
+SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
+RESERVE = 0.2  # share kept back: instances, writing, and machines that slow down under load
+Tile = tuple[int, int]  # px, (h, w)
+MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an image gets: the first `folds` networks, mirror images or not, tiles `step` apart, and
+    a second look if its cells are small."""
+
+    folds: int
+    mirror: bool
+    step: float = STEP
+    look: bool = False
+
+    def pixels(self, shape: tuple[int, int], tiling: "Tiling") -> int:
+        """Pixels that go through a network for an image of (H, W), those of the second look too:
+        whether cells are small shows after the first."""
+        first = replace(tiling, step=self.step)
+        pixels = self._pixels(shape, first)
+        if self.look:
+            pixels += self._pixels(enlarged(shape), few_tiles(first))
+        return pixels
+
+    def _pixels(self, shape: tuple[int, int], tiling: "Tiling") -> int:
+        tile = tiling.edge(shape[0]), tiling.edge(shape[1])
+        rows, columns = (
+            len(tile_starts(max(n, edge), edge, tiling.step))
+            for n, edge in zip(shape, tile, strict=True)
+        )
+        return rows * columns * prod(tile) * self.folds * (MIRRORED if self.mirror else 1)
+
+    def __str__(self) -> str:
+        mirrors = "mirroring" if self.mirror else "no mirroring"
+        return f"{self.folds} fold{'s' * (self.folds > 1)}, {mirrors}, tiles {self.step:g} apart"
+
+
+def plans(folds: int, mirror: bool = True, look: bool = True, step: float = STEP) -> Iterator[Plan]:
+    """Plans from the best to the cheapest.
+
+    By what each gives on the validation images (README, "How well"): the second look more than
+    mirroring, folds that vote more than either, overlap the least.
+    mirror, look: whether mirror images and a second look may be used at all. step: of tiles, where
+    time allows it.
+    """
+    whole = [Plan(folds, True, step)] if mirror else []
+    whole += [Plan(folds, False, s) for s in dict.fromkeys((step, max(step, WIDE_STEP)))]
+    if look:
+        yield from (replace(plan, look=True) for plan in whole)
+    yield from whole
+    for count in range(folds - 1, 0, -1):
+        yield Plan(count, False, WIDE_STEP)
+
+
+def allowance(budget: str, shape: tuple[int, int]) -> float:
+    """Seconds that an image of (H, W) pixels may take. budget: CHALLENGE or a number of seconds.
+
+    Raises ValueError for anything else.
+    """
+    if budget == CHALLENGE:
+        return SECONDS_PER_MEGAPIXEL * max(1.0, shape[0] * shape[1] / 1e6)
+    try:
+        seconds = float(budget)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"budget {budget!r}: give {CHALLENGE} or seconds above 0 for each image")
+    return seconds
+
+
+def choose(
+    seconds: float,
+    per_pixel: float,
+    shape: tuple[int, int],
+    tiling: "Tiling",
+    candidates: Iterable[Plan],
+) -> tuple[Plan, bool]:
+    """The first plan that fits into `seconds`, and whether it does; if none does, the last one.
+
+    per_pixel: seconds of one network for each pixel of a tile.
+    """
+    for plan in candidates:
+        if plan.pixels(shape, tiling) * per_pixel <= seconds * (1 - RESERVE):
+            return plan, True
+    return plan, False
+
+
+def fit(
+    model: "Model", shape: tuple[int, int], seconds: float, tta: bool, paces: dict[Tile, float]
+) -> tuple["Model", bool, str]:
+    """The model to predict an image of (H, W) pixels with, whether to mirror, and a word on it.
+
+    seconds: until the label has to be written. tta: whether mirroring is allowed. paces: seconds of
+    a pass by tile, which the first image of a run fills in.
+    """
+    started = time.perf_counter()
+    tiling = model.tiling()
+    tile = tiling.edge(shape[0]), tiling.edge(shape[1])
+    if tile not in paces:
+        paces[tile] = seconds_per_pass(model, tile)
+    seconds -= time.perf_counter() - started
+    per_pixel = paces[tile] / prod(tile)
+    look = model.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
+    candidates = plans(len(model.folds), tta, look, tiling.step)
+    plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
+    needed = plan.pixels(shape, tiling) * per_pixel
+    note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
+    if look and not plan.look:
+        note = f"{note}; no second look if cells are small"
+    if not fits:
+        note = f"{note}, the least there is; it may take longer than allowed"
+    few = replace(
+        model,
+        networks=model.networks[: plan.folds],
+        folds=model.folds[: plan.folds],
+        step=plan.step,
+        enlarge=plan.look,
+    )
+    return few, plan.mirror, f"time allows {note}"
+
+
+def seconds_per_pass(model: "Model", tile: Tile) -> float:
+    """Seconds of the first network over a tile of (h, w), within a batch as large as it takes."""
+    tiles = np.zeros((model.batch, 3, *tile), np.float32)
+    model.networks[0](tiles)  # the first call compiles
+    started = time.perf_counter()
+    model.networks[0](tiles)
+    return (time.perf_counter() - started) / model.batch
+
+
+def seconds_since_start() -> float:
+    """Age of this process: its start-up counts in the challenge. 0 where it is unknown."""
+    try:
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, uptime - started / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):  # not Linux
+        return 0.0

@@ -1,0 +1,356 @@
+"""Class logits of an image of any size: sliding window, mirroring, folds (paper §2.7, table 2).
+
+Rows of tiles move down the image. Only the sums of the rows that tiles still touch are in memory;
+what lies above leaves as a finished band, so a slide of any height takes the memory of a strip.
+
+Legend: N tiles, C channels (3 classes and, of a network that has it, the distance field), H, W
+pixels of the image, h, w pixels of its content box, of a tile or of a band. A network is any
+callable that takes (N, 3, h, w) float32, C-contiguous, and gives (N, C, h, w) float32 logits; on
+which device it computes is its own affair. One that has a method `mean_logits`, with the arguments
+of the function here, averages there: it spares many copies.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import numpy as np
+
+from reunet.inference.normalise import Scaling, scaling_of, z_score, z_score_pixels
+from reunet.inference.tiles import (
+    Flip,
+    Margins,
+    Tiling,
+    Window,
+    centred_padding,
+    content_box,
+    gaussian_importance,
+    tile_starts,
+    tile_windows,
+)
+
+Network = Callable[[np.ndarray], np.ndarray]
+Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
+Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
+
+CLASSES = 3  # background, interior, boundary
+# where no cell can be: background with 99.99 %, as softmax says, and no distance from it
+OUTSIDE_LOGITS = (10.0, 0.0, 0.0, 0.0)
+FIELD_LEVELS = 200  # of the stored distance field from 0 to 1; up to 1.275 fits into a byte
+
+FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
+WHITE = 235  # of 255: paler than any stain
+SMALLEST_CELL = 16  # px; the decoders drop what is smaller (`decode.MIN_OBJECT`)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What networks see in an image: V maps of h × w pixels, one of each voter.
+
+    classes: (V, h, w) uint8: background, interior, boundary. fields: (V, h, w) uint8, the distance
+    field, FIELD_LEVELS for 1; None of networks without one.
+    """
+
+    classes: np.ndarray
+    fields: np.ndarray | None = None
+
+
+def predict_bands(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    networks: Sequence[Network],
+    tiling: Tiling,
+    box: Window | None = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Class map of an image in bands from top to bottom, each as soon as no tile can change it.
+
+    read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
+    overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). box: content
+    box (None: the whole image); what lies outside is background and is not read.
+    Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
+    image without gaps. Raises ValueError where there is no network.
+    """
+    for rows, maps in map_bands(read, shape, scaling, [networks], tiling, box):
+        yield rows, maps.classes[0]
+
+
+def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """Class map of an image in memory: that of `predict_bands`, in one piece.
+
+    image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Black margins are
+    background, and the networks are not shown them. Raises ValueError where there is no network.
+    """
+    class_map: np.ndarray = classify_each(image, [networks], tiling)[0]
+    return class_map
+
+
+def classify_each(
+    image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling
+) -> np.ndarray:
+    """`classify` for several ensembles at once: (voters, H, W) uint8, one class map for each."""
+    return map_each(image, voters, tiling).classes
+
+
+def map_each(image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling) -> Maps:
+    """The maps of an image in memory, one for each of several ensembles."""
+    height, width = image.shape[:2]
+    empty = np.empty((len(voters), height, width), np.uint8)
+    maps = Maps(empty, np.empty_like(empty) if tiling.outputs > CLASSES else None)
+    box = content_box(image.transpose(2, 0, 1))
+    scaling = scaling_of(image, box)
+    for rows, values in map_bands(
+        lambda top, bottom: image[top:bottom], (height, width), scaling, voters, tiling, box
+    ):
+        maps.classes[:, rows] = values.classes
+        if maps.fields is not None:
+            maps.fields[:, rows] = values.fields
+    return maps
+
+
+def map_bands(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    voters: Sequence[Sequence[Network]],
+    tiling: Tiling,
+    box: Window | None = None,
+) -> Iterator[tuple[slice, Maps]]:
+    """`predict_bands` for several ensembles at once: rows and their maps, (voters, h, W) each."""
+    rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
+    inside = rows.stop - rows.start, columns.stop - columns.start
+    row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
+    outside = len(voters), shape[1], tiling
+    yield from _background(slice(0, rows.start), *outside)
+    for band, logits in _bands(row, inside, voters, tiling):
+        maps = _no_cells(len(voters), band.stop - band.start, shape[1], tiling)
+        for n, of_voter in enumerate(np.split(logits, len(voters))):
+            maps.classes[n][:, columns] = most_probable(of_voter[:CLASSES])
+            if maps.fields is not None:
+                maps.fields[n][:, columns] = stored_field(of_voter[CLASSES])
+        yield slice(rows.start + band.start, rows.start + band.stop), maps
+    yield from _background(slice(rows.stop, shape[0]), *outside)
+
+
+def stored_field(field: np.ndarray) -> np.ndarray:
+    """The network's distance field in a byte a pixel, FIELD_LEVELS for 1. Returns uint8."""
+    stored: np.ndarray = np.clip(np.rint(field * FIELD_LEVELS), 0, 255).astype(np.uint8)
+    return stored
+
+
+def _no_cells(voters: int, height: int, width: int, tiling: Tiling) -> Maps:
+    classes = np.zeros((voters, height, width), np.uint8)
+    return Maps(classes, np.zeros_like(classes) if tiling.outputs > CLASSES else None)
+
+
+def most_probable(logits: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """The class with the highest logit, the first of equal ones: `argmax`, but much faster.
+
+    logits: (3, h, w). Returns (h, w) uint8: background, interior, boundary.
+    """
+    background, interior, boundary = logits
+    classes: np.ndarray = (interior > background).view(np.uint8)
+    np.putmask(classes, boundary > np.maximum(background, interior), 2)
+    return classes
+
+
+def _background(
+    rows: slice, voters: int, width: int, tiling: Tiling
+) -> Iterator[tuple[slice, Maps]]:
+    for top in range(rows.start, rows.stop, tiling.tile):
+        bottom = min(top + tiling.tile, rows.stop)
+        yield slice(top, bottom), _no_cells(voters, bottom - top, width, tiling)
+
+
+def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """Logits of background, interior and boundary, averaged over the networks (folds).
+
+    image: (H, W, 3) uint8 from `normalise_channels`, H and W at least 1.
+    Returns (C, H, W) float32. Black margins are not shown to the networks, as in training: they
+    are OUTSIDE_LOGITS. An all-black image has no margins.
+    Raises ValueError where there is no network.
+    """
+    rows, columns = box = content_box(image.transpose(2, 0, 1))
+    logits = np.empty((tiling.outputs, *image.shape[:2]), np.float32)
+    logits[:] = np.reshape(OUTSIDE_LOGITS[: tiling.outputs], (-1, 1, 1))
+    inside = logits[:, rows, columns]
+    if tiling.parity:
+        content = image[rows, columns].transpose(2, 0, 1)
+        inside[:] = predict_scaled(z_score(content), networks, tiling)
+        return logits
+    row = _row_of_image(
+        lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
+    )
+    for band, values in _bands(row, inside.shape[1:], [networks], tiling):
+        inside[:, band] = values
+    return logits
+
+
+def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """Logits of an image that is cropped and z-scored already.
+
+    content: (3, h, w) float32. Returns (C, h, w) float32. In parity mode these are the very bits
+    that nnU-Net computes on the CPU (values of half precision). No tile is skipped. Raises
+    ValueError where there is no network.
+    """
+    if tiling.parity:
+        return _as_nnunet(content, networks, tiling)
+
+    def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray]:
+        """The tiles of some rows, (3, h, w) each."""
+        return (content[:, rows, c] for c in columns)
+
+    shape = content.shape[1], content.shape[2]
+    bands = [logits for _, logits in _bands(row, shape, [networks], tiling)]
+    return np.concatenate(bands, axis=1)
+
+
+def is_empty(tile: np.ndarray) -> bool:
+    """Whether a tile can hold no cell. tile: (h, w, 3) uint8 from `normalise_channels`.
+
+    Either it spans at most FLAT levels in every channel, less than 1 % of the image's contrast:
+    instance norm would blow its noise up to a picture. Or it is the white glass of a slide: fewer
+    than SMALLEST_CELL pixels are darker than WHITE in any channel. Noise, uneven light and faint
+    stains fail both tests, such a tile is predicted. The price: inside a single cell that fills
+    the tile evenly, that part of it is lost.
+    """
+    if int(tile.max()) - int(tile.min()) <= FLAT:
+        return True
+    if (tile[::16, ::16] < WHITE).mean() < 0.5:  # a glance that spares most tiles the count
+        return int((tile < WHITE).any(axis=2).sum()) < SMALLEST_CELL
+    return all(int(np.ptp(tile[..., c])) <= FLAT for c in range(tile.shape[-1]))  # most fail soon
+
+
+def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
+    rows_of_box, columns_of_box = box
+
+    def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray | None]:
+        top = rows_of_box.start
+        pixels = read(top + rows.start, top + rows.stop)[:, columns_of_box]
+        for c in columns:
+            tile = pixels[:, c]
+            yield None if skip and is_empty(tile) else z_score_pixels(tile, scaling)
+
+    return row
+
+
+def _bands(
+    row: Row, shape: tuple[int, ...], voters: Sequence[Sequence[Network]], tiling: Tiling
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Mean logits of each ensemble in bands from top to bottom: rows of the content and
+    (voters * C, rows, w) float32."""
+    ensembles = [_ensemble(networks, tiling) for networks in voters]
+    channels = len(voters) * tiling.outputs
+    height, width = shape
+    padded = tiling.edge(height), tiling.edge(width)
+    margins = centred_padding((height, width), padded)
+    h, w = min(height, padded[0]), min(width, padded[1])  # of the tiles before they are padded
+    weight = gaussian_importance(*padded)[margins[0][0] :, margins[1][0] :][:h, :w]
+    columns = [slice(x, x + w) for x in tile_starts(width, w, tiling.step)]
+    at_once = max(1, tiling.batch // len(tiling.flips))
+    sums = np.zeros((channels, h, width), np.float32)
+    weights = np.zeros((h, width), np.float32)
+    for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
+        tiles = row(slice(top, top + h), columns)
+        for c, logits in zip(
+            columns, _tile_logits(tiles, margins, ensembles, at_once, tiling.outputs), strict=True
+        ):
+            sums[:, :, c] += logits * weight
+            weights[:, c] += weight
+        done = following - top
+        yield slice(top, following), sums[:, :done] / weights[:done]
+        _move_up(sums, done)
+        _move_up(weights[np.newaxis], done)
+
+
+def _tile_logits(
+    tiles: Iterable[np.ndarray | None],
+    margins: Margins,
+    ensembles: Sequence[Network],
+    at_once: int,
+    outputs: int,
+) -> Iterator[np.ndarray]:
+    """Logits of each tile, (voters * C, h, w), or (voters * C, 1, 1) of one that is empty: surely
+    background."""
+    (above, _), (left, _) = margins
+    outside = np.array(OUTSIDE_LOGITS[:outputs], np.float32)
+    empty = np.tile(outside, len(ensembles)).reshape(-1, 1, 1)
+    for group in _groups(tiles, at_once):
+        full = [np.pad(tile, ((0, 0), *margins)) for tile in group if tile is not None]
+        results = iter(_logits_of_each(ensembles, np.stack(full)) if full else ())
+        for tile in group:
+            if tile is None:
+                yield empty
+            else:
+                _, height, width = tile.shape
+                yield next(results)[:, above : above + height, left : left + width]
+
+
+def _logits_of_each(ensembles: Sequence[Network], tiles: np.ndarray) -> np.ndarray:
+    if len(ensembles) == 1:
+        return ensembles[0](tiles)
+    return np.concatenate([ensemble(tiles) for ensemble in ensembles], axis=1)
+
+
+def _groups(tiles: Iterable[np.ndarray | None], size: int) -> Iterator[list[np.ndarray | None]]:
+    tiles = iter(tiles)
+    while group := list(islice(tiles, size)):
+        yield group
+
+
+def mean_logits(
+    networks: Sequence[Network], tiles: np.ndarray, flips: Sequence[Flip], batch: int
+) -> np.ndarray:
+    """Mean logits over networks and mirror images.
+
+    tiles: (N, 3, h, w) float32. flips: of FLIPS. batch: mirror images of tiles that a network is
+    given at once. Returns (N, C, h, w) float32.
+    """
+    views = np.concatenate([np.flip(tiles, axes) for axes in flips])
+    total: np.ndarray | None = None
+    for network in networks:
+        for first in range(0, len(views), batch):
+            for n, logits in enumerate(network(views[first : first + batch]), first):
+                if total is None:
+                    total = np.zeros((len(tiles), *logits.shape), np.float32)
+                flip, tile = divmod(n, len(tiles))
+                total[tile] += np.flip(logits, flips[flip])
+    assert total is not None, "no network"
+    total /= len(networks) * len(flips)
+    return total
+
+
+def _ensemble(networks: Sequence[Network], tiling: Tiling) -> Network:
+    """Mean logits over networks and mirror images, as a network of its own."""
+    if not networks:
+        raise ValueError("no network to predict with: pass one or more")
+    average = getattr(networks[0], "mean_logits", mean_logits)
+    return lambda tiles: average(networks, tiles, tiling.flips, tiling.batch)
+
+
+def _move_up(rows: np.ndarray, count: int) -> None:
+    """Let the first `count` of (…, rows, width) go and start as many with zeros at the end."""
+    kept = rows.shape[-2] - count
+    rows[..., :kept, :] = rows[..., count:, :]
+    rows[..., kept:, :] = 0
+
+
+def _as_nnunet(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+    """nnU-Net's sums: the whole image at once, fold by fold, in half precision."""
+    _, h, w = content.shape
+    tile = tiling.edge(h), tiling.edge(w)
+    (above, _), (left, _) = margins = centred_padding((h, w), tile)
+    data = np.pad(content, ((0, 0), *margins))
+    weight = gaussian_importance(*tile, np.float16)
+    total = np.zeros((tiling.outputs, *data.shape[1:]), np.float16)
+    for network in networks:
+        predict_tile = _ensemble([network], tiling)
+        logits = np.zeros(total.shape, np.float16)
+        weights = np.zeros(total.shape[1:], np.float16)
+        for rows, columns in tile_windows(data.shape[1:], tile):
+            # Multiplied in float32 and rounded when added: nnU-Net's order.
+            logits[:, rows, columns] += predict_tile(data[None, :, rows, columns])[0] * weight
+            weights[rows, columns] += weight
+        total += logits / weights
+    total /= len(networks)
+    return total[:, above : above + h, left : left + w].astype(np.float32)

@@ -1,0 +1,232 @@
+"""Cells at the peaks of the distance field: watershed by steepest ascent, merged by persistence.
+
+The network's fourth output says how deep a pixel lies in its cell: 1 at the centre, 0 outside
+(`encode.distance_field`). Smoothed, and cut to where the classes see cells, it is the relief.
+Every pixel climbs to its highest neighbour; those that end at the same peak are a basin. Two basins
+are one cell where the pass between them lies less than PERSISTENCE below the lower of their peaks
+(the h-maxima transform and the watershed of its markers in one).
+
+It works in bands of rows: it takes time in proportion to the pixels, however many cells there are.
+The result is the same for every height of the bands. Legend: H, W pixels.
+"""
+
+import numpy as np
+
+from reunet.inference.sliding_window import FIELD_LEVELS
+from reunet.instances.decode import MIN_OBJECT, in_order
+from reunet.instances.encode import BACKGROUND, dilate
+from reunet.instances.regions import UNSEEN, cut, measure
+
+# Chosen on validation images with cells of 30 px, the size that the network is trained on.
+SIGMA = 1.5  # px of the Gaussian that takes the noise off the field
+HALO = 6  # rows that the Gaussian looks at on either side
+PERSISTENCE = 0.2  # of the field: how far a pass lies below the lower of two peaks at least
+LOWEST_PEAK = 0.3  # of the field: a cell's peak is at least as high
+EDGE = 0.12  # of the field: the outermost pixels of the boundary class are a cell's from here on
+# (rows, columns) to the neighbours in the order of their flat index: the first of equal ones wins
+CLIMB = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
+FORWARD = ((0, 1), (1, -1), (1, 0), (1, 1))  # every pair of 8-neighbours once
+
+
+def decode_field(
+    classes: np.ndarray,
+    field: np.ndarray,
+    *,
+    shape: tuple[int, int] | None = None,
+    out: np.ndarray | None = None,
+    band: int | None = None,
+) -> np.ndarray:
+    """Cells of a class map and a distance field.
+
+    classes: (h, w) uint8, of which the background counts. field: (h, w) uint8, FIELD_LEVELS for 1.
+    shape: (H, W) of the image, where that is larger; cells are then drawn with its pixels. out:
+    where to write the result. band: rows to work on at a time (None: a suitable number); makes no
+    difference to the result. Returns (H, W) int32, `out` if given: 0 background, cells 1..N in the
+    order of their first pixels; cells under MIN_OBJECT px are dropped.
+    """
+    height = relief(classes, field, cut(field.shape, band))
+    if shape and shape != field.shape:
+        height = _enlarged(height, shape)
+    if out is None:
+        out = np.empty(height.shape, np.int32)
+    if out.size:
+        watershed(height, out, cut(height.shape, band))
+    return out
+
+
+def relief(classes: np.ndarray, field: np.ndarray, bands: list[tuple[int, int]]) -> np.ndarray:
+    """The field, smoothed, 1 at least in cells and 0 outside of them: (h, w) uint8."""
+    height = np.empty(field.shape, np.uint8)
+    for top, bottom in bands:
+        height[top:bottom] = _smoothed(classes, field, top, bottom)
+    return height
+
+
+def watershed(height: np.ndarray, out: np.ndarray, bands: list[tuple[int, int]]) -> None:
+    """The cells of a relief.
+
+    height: (H, W) uint8. out: (H, W) int32 in C order, receives the cells. bands: first row and
+    end of each.
+    """
+    peaks = [np.zeros(1, np.int64)]  # flat index of each basin's peak; basins count from 1
+    for top, bottom in bands:
+        peaks.append(_climb(height, top, bottom, out, sum(map(len, peaks)) - 1))
+    passes = [np.zeros((3, 0), np.int64)]
+    for top, bottom in bands:
+        _follow(out, top, bottom)
+        passes.append(_passes(height, out, top, bottom))
+    heights = height.ravel()[np.concatenate(peaks)].astype(np.int64)
+    heights[0] = 0
+    cell = _merged(heights, np.concatenate(passes, axis=1))
+    _number(out, cell, heights, bands)
+
+
+def _smoothed(classes: np.ndarray, field: np.ndarray, top: int, bottom: int) -> np.ndarray:
+    """Some rows of the field, smoothed; 0 outside of cells. Returns (bottom - top, W) uint8."""
+    from scipy.ndimage import gaussian_filter  # not needed before the first tile
+
+    start, stop = max(top - HALO, 0), bottom + HALO
+    level = field[start:stop]
+    rows: np.ndarray = gaussian_filter(level.astype(np.float32), SIGMA, radius=HALO)
+    outside = classes[start:stop] == BACKGROUND
+    rim = dilate(outside) & (level <= EDGE * FIELD_LEVELS)  # the ring lies outside the cell there
+    height: np.ndarray = np.maximum(rows.round(), 1).astype(np.uint8)
+    height[outside | rim] = 0
+    inner: np.ndarray = height[top - start :][: bottom - top]
+    return inner
+
+
+def _enlarged(height: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A relief with more pixels, both its heights and its outlines interpolated bilinearly."""
+    from PIL import Image
+
+    def grown(values: np.ndarray) -> np.ndarray:
+        how = Image.Resampling.BILINEAR
+        return np.asarray(Image.fromarray(values).resize(shape[::-1], how))
+
+    cells = grown(np.where(height > 0, 255, 0).astype(np.uint8)) >= 128
+    larger: np.ndarray = np.where(cells, np.maximum(grown(height), 1), 0).astype(np.uint8)
+    return larger
+
+
+def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray, count: int) -> np.ndarray:
+    """Enter in some rows where each pixel's way up ends.
+
+    out: receives the number of the basin, from count + 1, where the way ends in these rows, and
+    -1 - the flat index of the pixel that it leads to where it leaves them. Returns the flat
+    indices of the basins' peaks.
+    """
+    width = height.shape[1]
+    target = _uphill(height, top, bottom)  # flat, relative to the first of these rows
+    inside = np.flatnonzero(height[top:bottom])
+    leaves = (target < 0) | (target >= target.size)
+    way = np.where(leaves, np.arange(target.size, dtype=np.int32), target)
+    end = way[inside]
+    while True:
+        further = way[end]
+        if np.array_equal(further, end):
+            break
+        way[inside] = end = further
+    code = np.zeros(target.size, np.int32)
+    tops = inside[(end == inside) & ~leaves[inside]]
+    code[tops] = np.arange(count + 1, count + 1 + tops.size)
+    exits = inside[leaves[inside]]
+    code[exits] = -1 - (target[exits] + top * width)
+    out[top:bottom] = 0
+    out[top:bottom].reshape(-1)[inside] = code[end]
+    return np.asarray(tops.astype(np.int64) + top * width)
+
+
+def _uphill(height: np.ndarray, top: int, bottom: int) -> np.ndarray:
+    """Each pixel's highest neighbour, itself included: flat index, relative to row `top`."""
+    rows, width = bottom - top, height.shape[1]
+    framed = np.zeros((rows + 2, width + 2), np.uint8)
+    start, stop = max(top - 1, 0), min(bottom + 1, len(height))
+    framed[start - top + 1 : stop - top + 1, 1:-1] = height[start:stop]
+    best = np.zeros((rows, width), np.uint8)
+    step = np.zeros((rows, width), np.int32)
+    for down, right in CLIMB:
+        seen = framed[1 + down :, 1 + right :][:rows, :width]
+        higher = seen > best
+        np.copyto(step, down * width + right, where=higher)
+        np.maximum(best, seen, out=best)
+    step += np.arange(step.size, dtype=np.int32).reshape(step.shape)
+    targets: np.ndarray = step.reshape(-1)
+    return targets
+
+
+def _follow(out: np.ndarray, top: int, bottom: int) -> None:
+    """Put the number of the basin in place of ways that lead out of some rows."""
+    rows, flat = out[top:bottom], out.reshape(-1)
+    leaves = rows < 0
+    places, which = np.unique(-1 - rows[leaves].astype(np.int64), return_inverse=True)
+    found = flat[places]
+    while (found < 0).any():
+        found = np.where(found < 0, flat[np.where(found < 0, -1 - found, 0)], found)
+    rows[leaves] = found[which]
+
+
+def _passes(height: np.ndarray, out: np.ndarray, top: int, bottom: int) -> np.ndarray:
+    """The highest pass between every two basins that touch in some rows and the one above.
+
+    Returns (3, N) int64: height of the pass, the lower and the higher number.
+    """
+    start = max(top - 1, 0)
+    basin, level = out[start:bottom], height[start:bottom]
+    keys = []
+    for down, right in FORWARD:
+        here = (slice(0, len(basin) - down), slice(max(-right, 0), basin.shape[1] - max(right, 0)))
+        there = (slice(down, None), slice(max(right, 0), basin.shape[1] - max(-right, 0)))
+        one, other = basin[here], basin[there]
+        apart = (one != other) & (one > 0) & (other > 0)
+        one, other = one[apart].astype(np.int64), other[apart].astype(np.int64)
+        saddle = np.minimum(level[here][apart], level[there][apart]).astype(np.int64)
+        keys.append(np.stack([saddle, np.minimum(one, other), np.maximum(one, other)]))
+    return _highest(np.concatenate(keys, axis=1))
+
+
+def _highest(passes: np.ndarray) -> np.ndarray:
+    """Of all passes between two basins the highest. passes: (3, N). Returns the same."""
+    passes = passes[:, np.lexsort((-passes[0], passes[2], passes[1]))]
+    new = np.append(True, (passes[1:, 1:] != passes[1:, :-1]).any(axis=0))[: passes.shape[1]]
+    return passes[:, new]
+
+
+def _merged(heights: np.ndarray, passes: np.ndarray) -> np.ndarray:
+    """The cell of every basin: the number of the basin with its highest peak.
+
+    heights: (basins + 1,) of the peaks. passes: (3, N), see `_passes`. Basins are joined from the
+    highest pass down, while it lies less than PERSISTENCE below the lower of the two peaks.
+    """
+    passes = _highest(passes)
+    least = PERSISTENCE * FIELD_LEVELS
+    shallow = np.minimum(heights[passes[1]], heights[passes[2]]) - passes[0] < least
+    passes = passes[:, shallow]
+    passes = passes[:, np.argsort(-passes[0], kind="stable")]
+    parent = list(range(heights.size))
+
+    def root(basin: int) -> int:
+        """The basin with the highest peak of a cell."""
+        while parent[basin] != basin:
+            parent[basin] = basin = parent[parent[basin]]
+        return basin
+
+    for saddle, one, other in passes.T.tolist():
+        low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
+        if heights[low] - saddle < least:
+            parent[low] = high
+    return np.array([root(basin) for basin in range(heights.size)])
+
+
+def _number(
+    out: np.ndarray, cell: np.ndarray, heights: np.ndarray, bands: list[tuple[int, int]]
+) -> None:
+    """Number the cells in the order of their first pixels, small and low ones dropped, in place."""
+    sizes, first = np.zeros(cell.size, np.int64), np.full(cell.size, UNSEEN)
+    for top, bottom in bands:
+        out[top:bottom] = cell[out[top:bottom]]
+        measure(out[top:bottom], top, sizes, first)
+    kept = (sizes >= MIN_OBJECT) & (heights >= LOWEST_PEAK * FIELD_LEVELS)
+    numbers = in_order(np.where(kept, first, UNSEEN))
+    for top, bottom in bands:
+        out[top:bottom] = numbers[out[top:bottom]]

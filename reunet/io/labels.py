@@ -1,0 +1,194 @@
+"""What is written: label images, their names, and files that are there wholly or not at all.
+
+Legend: H, W pixels. Nothing slow is imported at the top.
+"""
+
+import contextlib
+import html
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from reunet.io.images import image_error, reason
+from reunet.io.pixel_size import PixelSize, tiff_resolution
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+# Integers of labels, the first that fits; ImageJ shows signed ones with a background of 32768.
+LABEL_LAYOUTS: Mapping[str, Sequence[type[np.integer]]] = {
+    "viewer": (np.uint16, np.uint32),
+    "challenge": (np.int16, np.uint16, np.int32),
+}
+PYRAMID_FROM = 16_000_000  # px; viewers load a smaller label image as a whole
+STRIP_BYTES = 2**18  # of a label TIFF, before compression
+
+
+def label_path(image: Path, folder: Path) -> Path:
+    """Where the label of an image goes: its name up to the first dot, as the organisers cut it."""
+    return folder / f"{image.name.split('.')[0]}_label.tiff"
+
+
+def write_label(
+    path: Path,
+    instances: np.ndarray,
+    origin: str = "",
+    *,
+    layout: str = "viewer",
+    pixel_size: PixelSize | None = None,
+) -> None:
+    """Write an instance label image, wholly or not at all.
+
+    instances: (H, W), integers from 0 (background). origin: what it was made from (`resume`).
+    layout: of LABEL_LAYOUTS. For a `viewer` the labels are uint16 or, where they do not fit,
+    uint32, bear the pixel size, and form a pyramid (`io.pyramid`) from PYRAMID_FROM pixels on. For
+    the `challenge` they are the first of int16, uint16 and int32 that fits, in strips and nothing
+    else: the official metric copies large predictions into the dtype of its truth, int16.
+    Raises ImageError if the file cannot be written and ValueError for any other array.
+    """
+    if instances.ndim != 2 or instances.size == 0 or instances.dtype.kind not in "biu":
+        raise ValueError(f"labels must be (H, W) integers, not {instances.shape} {instances.dtype}")
+    dtypes = LABEL_LAYOUTS[layout]
+    dtype = np.dtype(_label_dtype(int(instances.min()), int(instances.max()), dtypes))
+    size = pixel_size if layout == "viewer" else None
+    with replacing(path) as temporary:
+        if layout == "viewer" and instances.size >= PYRAMID_FROM:
+            from reunet.io.pyramid import write_pyramid
+
+            write_pyramid(temporary, instances, dtype, origin, size)
+        else:
+            _write_strips(temporary, instances, dtype, origin, size)
+
+
+def _write_strips(
+    path: Path, instances: np.ndarray, dtype: np.dtype[Any], origin: str, size: PixelSize | None
+) -> None:
+    import tifffile
+
+    height, width = instances.shape
+    rows = min(height, max(1, STRIP_BYTES // (width * dtype.itemsize)))
+    tifffile.imwrite(
+        path,
+        # Strip by strip: a slide's labels may lie on disk, a copy would not fit the memory.
+        (
+            zlib.compress(instances[top : top + rows].astype(dtype).tobytes())
+            for top in range(0, height, rows)
+        ),
+        shape=instances.shape,
+        dtype=dtype,
+        rowsperstrip=rows,
+        photometric="minisblack",
+        compression="zlib",
+        metadata={"origin": origin} if origin else {},
+        **tiff_resolution(size),
+    )
+
+
+def label_origin(tiff: "TiffFile") -> str | None:
+    """What `write_label` wrote as origin into an open label file; None where there is nothing."""
+    if tiff.ome_metadata:
+        told = re.search(r"<Description>(.*?)</Description>", tiff.ome_metadata, re.DOTALL)
+        return html.unescape(told[1]) if told else None
+    origin = (tiff.shaped_metadata or ({},))[0].get("origin")
+    return origin if isinstance(origin, str) else None
+
+
+def read_origin(path: Path) -> str:
+    """What a label file of `write_label` was made from; nothing for any other file."""
+    import tifffile
+
+    with contextlib.suppress(Exception), tifffile.TiffFile(path) as tiff:
+        return label_origin(tiff) or ""
+    return ""
+
+
+def write_values(path: Path, values: np.ndarray) -> None:
+    """Write (H, W) real values as a float32 zlib TIFF, wholly or not at all.
+
+    Raises ImageError if the file cannot be written.
+    """
+    import tifffile
+
+    stored = values.astype(np.float32, copy=False)
+    with replacing(path) as temporary:
+        tifffile.imwrite(temporary, stored, photometric="minisblack", compression="zlib")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a PNG, wholly or not at all.
+
+    Raises ImageError if the file cannot be written.
+    """
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it takes the place of `path` once all is written.
+
+    Raises ImageError where the file cannot be written; nothing is left behind then.
+    """
+    temporary = None
+    try:
+        # In the same folder, because a rename is atomic only within one file system.
+        temporary, file = _new_temporary(path.parent)
+        with file:
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        raise image_error(path, reason(error), "choose a folder with space to write in") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):  # it is gone after the rename
+                temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed runs: those that no process holds a lock on.
+
+    Where a file system has no locks, none is removed.
+    """
+    for path in folder.glob(".*-" + 8 * "[0-9a-f]" + ".tmp"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if _lock(file, wait=False):
+                path.unlink()
+
+
+def _new_temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    """A hidden file, locked until it is closed or the process dies (where locks exist)."""
+    while True:
+        temporary = folder / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        file = temporary.open("xb")
+        if not _lock(file, wait=True):
+            file.close()  # Windows renames no open file
+            return temporary, file
+        if temporary.exists():  # or else another run took it for a leftover, before the lock
+            return temporary, file
+        file.close()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock a file against other processes, on this and other machines. Returns whether it is."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; a file system without locks; somebody else's lock
+        return False
+    return True
+
+
+def _label_dtype(lowest: int, highest: int, dtypes: Sequence[type[np.integer]]) -> type[np.integer]:
+    for dtype in dtypes:
+        if lowest >= 0 and highest <= np.iinfo(dtype).max:
+            return dtype
+    raise ValueError(f"labels must lie in 0..{np.iinfo(dtypes[-1]).max}, not {lowest}..{highest}")

@@ -1,0 +1,235 @@
+"""What TIFF files need beyond a decoder: axes, stacks, truncation.
+
+Imported by `images` when it meets a TIFF: tifffile takes its time to load. Legend: H, W pixels.
+"""
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from tifffile import TiffFrame, TiffPage, TiffPageSeries
+
+from reunet.io.alpha import ALPHA_ONLY, only_alpha
+from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
+from reunet.io.tiff_limits import (
+    UNUSED_FORMATS,
+    TiffError,
+    bytes_to_decode,
+    check_compression,
+    check_description,
+    check_directories,
+)
+from reunet.io.tiff_series import Choice, first_page, main_picture
+
+UNNAMED = "QI"  # tifffile's letters for an axis that the file does not name
+MAX_LAST_AXIS = 7  # an unnamed last axis up to this long holds channels: no image is so narrow
+
+CheckSize = Callable[[int, int, int], None]  # (H, W, bytes of a pixel), from the header; may raise
+
+
+def read_tiff(path: Path, as_shown: bool, check_size: CheckSize) -> tuple[np.ndarray, list[str]]:
+    """One plane of the first series at full size, and what was assumed on the way.
+
+    Returns (H, W) or (H, W, channels) without alpha in the file's dtype. as_shown: translate
+    palettes and white-is-zero; otherwise the numbers stay as stored. check_size: called before
+    anything is decoded. Raises TiffError for a file that lacks pixels or is not safe to decode,
+    and whatever tifffile raises for a damaged one.
+    """
+    with open_plane(path, as_shown, check_size) as plane:
+        stored = read_planes(plane.series, plane.index(slice(None)))
+        return plane.finish(stored), plane.notes + plane.notes_on(stored)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane of an open file that counts, and how its numbers become pixels."""
+
+    axes: str  # of the series, one letter an axis
+    colour: Colour
+    choice: Choice
+    as_shown: bool  # translate colours
+
+    @property
+    def series(self) -> TiffPageSeries:
+        """The planes, at full size."""
+        return self.choice.series
+
+    @property
+    def kept(self) -> str:
+        """The axes that a picture has: rows, columns, channels if there are any."""
+        return "YX" + next((axis for axis in "SC" if axis in self.axes), "")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of the plane."""
+        height, width = (self.series.shape[self.axes.index(axis)] for axis in "YX")
+        return height, width
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed about pages, colours, and the axes that a picture lacks.
+
+        Of labels only what speaks of other planes: which of them was meant is not to be guessed.
+        """
+        lengths = zip(self.axes, self.series.shape, strict=True)
+        stacked = [(axis, n) for axis, n in lengths if axis not in self.kept and n > 1]
+        used = f"number {self.first + 1}" if self.first else "the first"
+        notes = [f"axis {axis} holds {n} planes, {used} is used" for axis, n in stacked]
+        notes = [*self.choice.left_out, *notes]
+        if not self.as_shown:
+            return notes
+        return [*self.choice.disbelieved, *notes, *self.colour.notes, *self._never_written()]
+
+    def _never_written(self) -> list[str]:
+        page = self.series.keyframe.aspage()
+        if page.is_contiguous or not (missing := page.databytecounts.count(0)):
+            return []
+        total, value = len(page.databytecounts), page.nodata
+        return [f"{missing} of its {total} parts were never written, they are {value}"]
+
+    @property
+    def first(self) -> int:
+        """The plane of a stack that counts."""
+        single = len(self.axes) - len(self.kept) == 1 and self.axes[0] in UNNAMED
+        return first_page(self.series) if single else 0
+
+    def index(self, rows: slice) -> list[slice | int]:
+        """Where these rows lie in the series."""
+        kept = {"Y": rows} | {axis: slice(None) for axis in self.kept[1:]}
+        return [kept.get(axis, self.first if n == 0 else 0) for n, axis in enumerate(self.axes)]
+
+    def finish(self, stored: np.ndarray) -> np.ndarray:
+        """What `index` took out of the series as (rows, W) or (rows, W, channels) without alpha."""
+        pixels = self.arrange(stored)
+        page = self.series.keyframe.aspage()
+        if self.has_samples:
+            used = self.colour.samples
+            pixels = pixels if len(used) == pixels.shape[2] else pixels[..., used]
+        elif pixels.ndim == 3 and self.colour.model in COLOURS:
+            return pixels  # channels of their own: each is a grey picture
+        return shown(measured(pixels, page), page, self.colour.model)
+
+    def notes_on(self, stored: np.ndarray) -> list[str]:
+        """A note where all that is to be seen is the alpha channel."""
+        alpha = self.colour.alpha if self.as_shown and self.has_samples else []
+        if not alpha:
+            return []
+        pixels = self.arrange(stored)
+        return (
+            [ALPHA_ONLY] if only_alpha(pixels[..., self.colour.samples], pixels[..., alpha]) else []
+        )
+
+    def arrange(self, stored: np.ndarray) -> np.ndarray:
+        """The same with all samples as they are stored; the file's order may put them first."""
+        order = sorted(self.kept, key=self.axes.index)
+        return stored.transpose([order.index(axis) for axis in self.kept])
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether the last axis of the picture holds the samples of a pixel."""
+        samples = self.series.keyframe.aspage().samplesperpixel
+        last = self.kept[2:]
+        return bool(last) and samples == self.series.shape[self.axes.index(last)] > 1
+
+
+@contextlib.contextmanager
+def open_plane(path: Path, as_shown: bool, check_size: CheckSize) -> Iterator[Plane]:
+    """The plane of a file that counts, for as long as the file is open. Raises as `read_tiff`."""
+    # What tifffile logs about a bad file, ImageError says; what it logs about a good one is noise.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="tifffile")
+    with path.open("rb") as file:
+        whole = check_directories(file)
+    unused: dict[str, Any] = {f"is_{name}": False for name in UNUSED_FORMATS}
+    with tifffile.TiffFile(path, _multifile=False, **unused) as tif:
+        described = check_description(tif)
+        if not tif.pages:
+            raise TiffError("holds no image", "check or re-export the file")
+        choice = main_picture(tif, whole, described)
+        series = choice.series
+        page = series.keyframe.aspage()
+        axes = _named_axes(series.axes, series.shape)
+        plane = Plane(axes, colour_of(page, as_shown), choice, as_shown)
+        channels = series.shape[plane.axes.index("C")] if plane.kept[-1] == "C" else 1
+        height, width = plane.shape
+        check_size(height, width, -(-bytes_to_decode(page) * channels // max(1, height * width)))
+        check_compression(page)
+        yield plane
+
+
+def _named_axes(axes: str, shape: Sequence[int]) -> str:
+    """Tell channels last from a stack where the file names no axes.
+
+    The official programs take the last axis for channels; here it also has to be short.
+    """
+    unnamed = len(axes) == 3 and axes[0] in UNNAMED
+    return "YXC" if unnamed and shape[2] < min(MAX_LAST_AXIS + 1, *shape[:2]) else axes
+
+
+def read_planes(series: TiffPageSeries, wanted: Sequence[slice | int]) -> np.ndarray:
+    """series[wanted], without decoding the pages it leaves out where there is a choice."""
+    numbers = page_numbers(series, wanted)
+    if numbers is None:
+        return np.array(_map_stack(series)[tuple(wanted)])
+    lead = len(series.shape) - len(series.keyframe.shape)
+    planes = [_read_page(series, int(n))[tuple(wanted[lead:])] for n in numbers.flat]
+    return planes[0] if numbers.ndim == 0 else np.stack(planes)
+
+
+def _map_stack(series: TiffPageSeries) -> np.ndarray:
+    """All planes of a contiguous stack, mapped: only what is used is read."""
+    page, offset = series.keyframe, series.dataoffset
+    if offset is None:
+        raise TiffError("its planes are not where it says", "export it again")
+    file = page.parent.filehandle
+    if offset + series.nbytes > file.size:
+        raise TiffError("the file is truncated", "copy or export it again")
+    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    return file.memmap_array(dtype, series.shape, offset)
+
+
+def page_numbers(series: TiffPageSeries, wanted: Sequence[slice | int]) -> np.ndarray | None:
+    """The pages that hold series[wanted], () or by channel (C,).
+
+    None where one page stands for a contiguous stack (ImageJ).
+    """
+    page_shape = series.keyframe.shape
+    lead = len(series.shape) - len(page_shape)
+    planes = math.prod(series.shape[:lead])
+    if series.shape[lead:] != page_shape or planes > len(series.pages):
+        return None
+    numbers = np.arange(planes).reshape(series.shape[:lead])  # ImageJ may leave pages out
+    return np.asarray(numbers[tuple(wanted[:lead])])
+
+
+def _read_page(series: TiffPageSeries, number: int) -> np.ndarray:
+    return whole_page(series, number).asarray()
+
+
+def whole_page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
+    """A page whose pixels are all in the file. Raises TiffError for another."""
+    page = series.pages[number]
+    if page is None:
+        raise TiffError("its pixels lie in another file", "export it as one file")
+    keyframe = series.keyframe
+    if page.keyframe is None or page.keyframe.hash != keyframe.hash:
+        raise TiffError("its channels are stored in different ways", "export it again")
+    # tifffile fills what a truncated file lacks with zeros; we do not want half a picture.
+    ends = [at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if keyframe.is_contiguous:
+        ends = [page.dataoffsets[0] + keyframe.nbytes]
+        missing = 0 < sum(page.databytecounts) < keyframe.nbytes  # 0: some writers leave it out
+    else:
+        missing = len(ends) < math.prod(keyframe.chunked)
+    if missing:
+        raise TiffError("some of its pixels are missing", "copy or export it again")
+    if max(ends, default=0) > page.parent.filehandle.size:
+        raise TiffError("the file is truncated", "copy or export it again")
+    return page

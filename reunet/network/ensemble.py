@@ -1,0 +1,144 @@
+"""The folds of a bundle as networks, on the device that there is.
+
+Each is loaded when it is first called, so that folds for which there is no time cost nothing. On
+GPUs PyTorch computes, on a CPU OpenVINO; where one fails, the next takes over in mid-image.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reunet.inference.sliding_window import Network, mean_logits
+from reunet.inference.tiles import Flip
+from reunet.network.architecture import Architecture
+from reunet.network.bundle import SIZE, Bundle, load_tensors
+
+if TYPE_CHECKING:
+    from reunet.network.torch_backend import TorchNetwork
+
+
+class Fold:
+    """A fold on the CPU: by OpenVINO, or by PyTorch where that is missing or fails."""
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        self.bundle, self.name = bundle, name
+        self._network: Network | None = None
+        self._by_torch = False
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        try:
+            return self.load()(tiles)
+        except RuntimeError as error:
+            if self._by_torch:
+                raise
+            return self._fall_back(error)(tiles)
+
+    def load(self) -> Network:
+        """What computes the fold. Raises WeightsError where its file is damaged."""
+        if self._network is None:
+            try:
+                self._network = self._by_openvino()
+            except (ImportError, OSError, RuntimeError) as error:
+                return self._fall_back(error)
+        return self._network
+
+    def _fall_back(self, error: Exception) -> Network:
+        warn(f"OpenVINO does not work here ({line(error)}): PyTorch, which is slower, takes over")
+        self._network = self._on_torch()
+        self._by_torch = True
+        return self._network
+
+    def _by_openvino(self) -> Network:
+        from reunet.network import openvino_backend
+
+        return openvino_backend.build_network(*self._parts(), self.bundle.tile)
+
+    def _on_torch(self) -> Network:
+        from reunet.network import torch_backend
+
+        return torch_backend.build_network(*self._parts(), "cpu")
+
+    def _parts(self) -> tuple[Architecture, dict[str, np.ndarray]]:
+        return self.bundle.architecture, load_tensors(self.bundle, self.name)
+
+
+class SizeFold(Fold):
+    """The network that estimates the size of cells, always on the CPU: it is asked twice."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, SIZE)
+
+    def _by_openvino(self) -> Network:
+        from reunet.network import openvino_backend
+
+        return openvino_backend.build_size_network(*self._parts())
+
+    def _on_torch(self) -> Network:
+        from reunet.network import torch_backend
+
+        return torch_backend.build_size_network(*self._parts())
+
+
+@dataclass
+class Gpu:
+    """A GPU that folds share: cuda or mps. Once it has failed, all of them go on on the CPU."""
+
+    name: str
+    failed: bool = False
+
+    def batch_size(self, bundle: Bundle, folds: int, edge: int) -> int:
+        """Mirror images of tiles, `edge` px wide, that it holds at once beside so many folds."""
+        from reunet.network import torch_backend
+
+        return torch_backend.batch_size(bundle.architecture, edge, folds, self.name)
+
+    def give_up(self, error: RuntimeError) -> None:
+        """Say so, once."""
+        self.failed = True
+        warn(f"device {self.name} fails ({line(error)}): going on on the CPU")
+
+
+class GpuFold:
+    """A fold on a GPU; on the CPU from the tile on with which the GPU fails."""
+
+    def __init__(self, bundle: Bundle, name: str, gpu: Gpu) -> None:
+        self.bundle, self.name, self.gpu = bundle, name, gpu
+        self.on_cpu = Fold(bundle, name)
+        self._network: TorchNetwork | None = None
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return self.mean_logits([self], tiles, [()], len(tiles))
+
+    def mean_logits(
+        self, folds: Sequence["GpuFold"], tiles: np.ndarray, flips: Sequence[Flip], batch: int
+    ) -> np.ndarray:
+        """`sliding_window.mean_logits` of folds that share this one's GPU."""
+        if not self.gpu.failed:
+            try:
+                return self.load().mean_logits([f.load() for f in folds], tiles, flips, batch)
+            except RuntimeError as error:  # PyTorch has no kind of its own for a GPU that is lost
+                self.gpu.give_up(error)
+        return mean_logits([fold.on_cpu for fold in folds], tiles, flips, 1)
+
+    def load(self) -> "TorchNetwork":
+        """What computes the fold. Raises WeightsError, or RuntimeError where the GPU fails."""
+        if self._network is None:
+            from reunet.network import torch_backend
+
+            tensors = load_tensors(self.bundle, self.name)
+            arch = self.bundle.architecture
+            self._network = torch_backend.build_network(arch, tensors, self.gpu.name)
+        return self._network
+
+
+def warn(message: str) -> None:
+    """For the user, not for the programmer: callers show it as one line."""
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def line(error: Exception) -> str:
+    """An error's text in one line of up to 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,66 @@
+"""`--resume`: which labels need not be made again.
+
+Every label tells in its TIFF description what it was made from: a hash of the image file, the
+weights and the settings. Labels appear wholly or not at all, so one that tells the right thing and
+can be read to its end is done. Nothing else is kept beside the labels, and nothing can go out of
+step with them: an image that was edited, other weights or another decoder mean new labels.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import reunet
+from reunet.io.labels import label_origin
+from reunet.pipeline import Model
+
+DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
+MAY_DECIDE = ("diameter", "step")  # … where the card has them
+HASH_DIGITS = 16  # of a sha256, in hexadecimal
+
+
+def model_hash(model: Model) -> str:
+    """Hash of all in a bundle that its labels depend on, the sha256 of the weights among it."""
+    about = {key: model.bundle.about[key] for key in DECIDES}
+    about |= {key: model.bundle.about[key] for key in MAY_DECIDE if key in model.bundle.about}
+    text = json.dumps(about, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def settings_line(model: Model, *, tta: bool, decoder: str, budget: str | None = None) -> str:
+    """Everything but the image that labels depend on, in one line.
+
+    What a budget allows depends on the machine's mood; labels made within the same one count as
+    the same.
+    """
+    weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
+    mirroring = "mirrored" if tta else "not mirrored"
+    choices = ", all tiles" * (not model.skip) + ", one scale" * (not model.enlarge)
+    choices += ", averaged" * (not model.vote)
+    choices += f", cells of {model.diameter:g} px" if model.diameter else ""
+    within = f", budget {budget}" if budget else ""
+    return (
+        f"reunet {reunet.__version__}, {weights}, {mirroring}{choices}, decoder {decoder}{within}"
+    )
+
+
+def image_hash(image: Path) -> str:
+    """Hash of a file's bytes; nothing for what is no file, which `read_image` has words for.
+
+    To be taken before the image is decoded: one that changes in between is then made again.
+    """
+    if not image.is_file():  # a pipe would keep its reader waiting
+        return ""
+    with image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+
+
+def cells_of_kept_label(label: Path, origin: str) -> int | None:
+    """Number of cells of a label that is whole and of this origin; None where there is none."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(label) as tiff:
+            return int(tiff.asarray().max()) if label_origin(tiff) == origin else None
+    except Exception:  # missing, cut off or no TIFF at all: to be made again, whatever it is
+        return None

@@ -1,0 +1,76 @@
+"""nnU-Net's augmentation with a wider zoom, weight map and distance field carried along (§3.2.2).
+
+The preprocessed segmentation has three channels: the class and 1000 times weight and field. These
+two go through the spatial transforms as nnU-Net's `regression_target`: the same sampling grid as
+the image, bilinear, untouched by intensity transforms.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from reunet.training.data.dataset import MAP_SCALE
+from reunet.training.fit.loss import add_maps
+
+P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
+
+
+class Zoom:
+    """Draws nnU-Net's `scaling` (above 1: smaller objects) evenly on a logarithmic axis."""
+
+    def __init__(self, zoom: tuple[float, float]) -> None:
+        self.low, self.high = -math.log(zoom[1]), -math.log(zoom[0])
+
+    def __call__(self, **_: object) -> float:
+        return math.exp(np.random.uniform(self.low, self.high))  # noqa: NPY002 nnU-Net's generator
+
+
+class SplitMaps(BasicTransform):  # type: ignore[misc]
+    """Take weights and field out of the segmentation. Outside the picture (-1) they are 0."""
+
+    def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
+        """segmentation: (3, H, W) int16 -> (1, H, W) int16 and regression_target (2, H, W)."""
+        stored = data_dict["segmentation"]
+        data_dict["segmentation"] = stored[:1]
+        data_dict["regression_target"] = stored[1:].float().clamp_min(0) / MAP_SCALE
+        return data_dict
+
+
+class JoinMaps(BasicTransform):  # type: ignore[misc]
+    """Put weights and field beside the classes at each resolution of deep supervision.
+
+    weighted: False sets all weights to 1, a loss that is not weighted.
+    """
+
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.weighted = weighted
+
+    def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
+        """segmentation: list of (1, h, w) -> list of (3, h, w) float32."""
+        maps = data_dict.pop("regression_target")
+        if not self.weighted:
+            maps[:1] = 1
+        classes = data_dict["segmentation"]
+        if isinstance(classes, list):
+            data_dict["segmentation"] = [add_maps(c, maps) for c in classes]
+        else:
+            data_dict["segmentation"] = add_maps(classes, maps)
+        return data_dict
+
+
+def with_maps(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
+    """nnU-Net's pipeline for segmentations that carry weights and a distance field."""
+    return ComposeTransforms([SplitMaps(), pipeline, JoinMaps(weighted)])
+
+
+def widen_zoom(pipeline: ComposeTransforms, zoom: tuple[float, float]) -> None:
+    """Draw zooms from a wider range, and rotate and zoom more often, than nnU-Net does."""
+    spatial = pipeline.transforms[0]
+    assert isinstance(spatial, SpatialTransform)
+    spatial.scaling = Zoom(zoom)
+    spatial.p_scaling, spatial.p_rotation = P_ZOOM, P_ROTATION

@@ -1,0 +1,34 @@
+"""A network on a device: the precision it computes in, and how the sliding window calls it."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from reunet.inference.sliding_window import Network
+
+# without these instructions bfloat16 is emulated, slower than float32
+BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Half precision where the device has it: nnU-Net's on GPUs, bfloat16 on new CPUs."""
+    if device.type == "cuda":
+        return torch.autocast("cuda")
+    if device.type == "cpu" and BF16_CPU:
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+def as_network(module: torch.nn.Module, device: torch.device) -> Network:
+    """A module in eval mode as `sliding_window` calls it: (N, 3, h, w) -> (N, C, h, w) float32."""
+    module.to(device)
+
+    @torch.inference_mode()
+    def network(tiles: np.ndarray) -> np.ndarray:
+        with autocast(device):
+            logits = module(torch.from_numpy(tiles).to(device))
+        values: np.ndarray = logits[:, :3].float().cpu().numpy()
+        return values
+
+    return network

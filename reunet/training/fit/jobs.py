@@ -1,0 +1,165 @@
+"""Jobs: what is trained, from what and how long, and their start on one device or several."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reunet.training.data.dataset import (
+    CONFIGURATION,
+    DATASET,
+    is_complete,
+    plans_name,
+    pseudo_cases_file,
+    read_json,
+    round_folder,
+    use_folder,
+    write_json,
+)
+from reunet.training.presets import PRESETS, ROUNDS
+
+TRAINER = "nnUNetTrainerReUNet"
+# what must not change when a job goes on
+IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch")
+BEST = "checkpoint_best.pth"
+FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, as it travels in nnU-Net's plans.
+
+    stage: see `presets.STAGES`. start: checkpoint whose weights are taken over, `{fold}` standing
+    for the fold (None: He-normal). hours: time in epochs after which the training ends, the
+    learning rate at zero (schedules without halving). epochs: instead of the
+    preset's. f1_every: epochs between two looks at the instance F1. pseudo_labels: of a round of
+    self-training, a digest that tells its pseudo-labels from others. pseudo_share: of the draws
+    that are pseudo-labelled cases (None: all cases alike). patch: px edge of a training patch,
+    with a batch of about as many pixels (None: the preset's).
+    """
+
+    preset: str
+    stage: str = "baseline"
+    start: str | None = None
+    hours: float | None = None
+    epochs: int | None = None
+    weight_dice: bool = False
+    weight_ce: bool = False
+    f1_every: int = 5
+    pseudo_labels: str | None = None
+    pseudo_share: float | None = None
+    patch: int | None = None
+
+    @property
+    def plans_name(self) -> str:
+        """Name of the plans file and part of the results folder."""
+        return plans_name(self.preset, self.stage)
+
+
+def results_folder(root: Path, preset: str, stage: str) -> Path:
+    """Where nnU-Net keeps the folds of a stage."""
+    return root / "results" / DATASET / f"{TRAINER}__{plans_name(preset, stage)}__{CONFIGURATION}"
+
+
+def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
+    """Train one fold, from where an interrupted run stopped. Returns the fold's folder.
+
+    Nothing is done where the final checkpoint stands. num_gpus > 1 is nnU-Net's DDP.
+    Raises FileNotFoundError where something has to be done first, and ValueError for a job that
+    cannot be done or is not the one whose results lie there.
+    """
+    use_folder(root)
+    output = results_folder(root, job.preset, job.stage) / f"fold_{fold}"
+    check(root, job, fold, num_gpus, device)
+    check_same(output, job, root)
+    if (output / FINAL).exists():
+        return output
+    folder = root / "preprocessed" / DATASET
+    plans = read_json(folder / f"{plans_name(job.preset)}.json")
+    plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
+    planned = plans["configurations"][CONFIGURATION]
+    if job.stage in ROUNDS:
+        planned["data_identifier"] = round_folder(folder, job.plans_name).name
+    if job.patch:
+        planned["patch_size"] = [job.patch] * 2
+        planned["batch_size"] = PRESETS[job.preset].batch_of(job.patch)
+    write_json(folder / f"{job.plans_name}.json", plans)
+    if num_gpus > 1:
+        train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
+    else:
+        train_here(plans, fold, device, output)
+    return output
+
+
+def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> None:
+    """Whether a job can be done. Raises FileNotFoundError or ValueError, see `train`."""
+    folder = root / "preprocessed" / DATASET
+    preset = PRESETS[job.preset]
+    if not (folder / f"{plans_name(job.preset)}.json").exists() or not is_complete(root):
+        raise FileNotFoundError(
+            f"{folder}: not ready for preset {job.preset}: run 1_prepare_data.sh with it first"
+        )
+    if job.start and not Path(job.start.format(fold=fold)).exists():
+        raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
+    if job.stage in ROUNDS and not pseudo_cases_file(folder, job.plans_name).exists():
+        raise FileNotFoundError(f"{folder}: no pseudo-labels of {job.stage}: run 4_self_train.sh")
+    folds = len(read_json(folder / "splits_final.json"))
+    if fold != "all" and not (isinstance(fold, int) and 0 <= fold < folds):
+        raise ValueError(f"fold {fold} does not exist: choose from 0 to {folds - 1}, or all")
+    if job.hours and preset.schedule(job.stage).halve_every:
+        raise ValueError(
+            f"preset {job.preset} halves its rate by epochs: use --epochs, not --hours"
+        )
+    divisor = preset.architecture.divisor
+    if job.patch and job.patch % divisor:
+        raise ValueError(f"a patch of {job.patch} px: choose a multiple of {divisor}")
+    batch = preset.batch_of(job.patch or preset.patch)
+    if num_gpus > 1 and (job.hours or device != "cuda" or num_gpus > batch):
+        raise ValueError(
+            f"several GPUs need --device cuda, --epochs instead of --hours, and at most "
+            f"{batch} of them, the batch size of preset {job.preset}"
+        )
+
+
+def check_same(output: Path, job: Job, root: Path) -> None:
+    """Whether results that lie there are this job's. Raises ValueError where they are not."""
+    if not any((output / name).exists() for name in (FINAL, LATEST)):
+        return
+    way_out = "name another --root or take them away"
+    there = asdict(Job(**read_json(output.parent / "plans.json")["reunet"]))
+    if differing := [name for name in IDENTITY if there[name] != asdict(job)[name]]:
+        raise ValueError(
+            f"{output}: results of another {', '.join(differing)} lie there: {way_out}"
+        )
+    cases = read_json(output.parent / "dataset.json")["cases"]
+    now = read_json(root / "preprocessed" / DATASET / "dataset.json")["cases"]
+    if cases != now:
+        raise ValueError(f"{output}: results of another state of the data lie there: {way_out}")
+
+
+def train_here(plans: dict[str, object], fold: int | str, device: str, output: Path) -> None:
+    """Train in this process; the trainer is constructed directly, not looked up by name."""
+    import torch
+
+    from reunet.training.fit.trainer import nnUNetTrainerReUNet
+
+    dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
+    plans = {**plans, "continue_training": (output / LATEST).exists()}
+    trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
+    torch.backends.cudnn.benchmark = True
+    trainer.initialize()
+    if (output / LATEST).exists():
+        trainer.load_checkpoint(str(output / LATEST))
+        trainer.print_to_log_file(f"goes on at epoch {trainer.current_epoch}")
+    trainer.run_training()
+
+
+def train_distributed(job: Job, fold: int | str, num_gpus: int, resume: bool) -> None:
+    """Train with nnU-Net's own DDP, which finds our trainer through `hook/`."""
+    import torch
+    from nnunetv2.run.run_training import run_training
+
+    os.environ["nnUNet_extTrainer"] = str(Path(__file__).with_name("hook"))
+    run_training(
+        DATASET, CONFIGURATION, fold, TRAINER, job.plans_name, num_gpus=num_gpus,
+        continue_training=resume, device=torch.device("cuda"),
+    )  # fmt: skip

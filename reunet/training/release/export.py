@@ -1,0 +1,155 @@
+"""Trained nnU-Net folds -> a weight bundle that needs nothing of nnU-Net."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reunet.inference.tiles import STEP, WIDE_STEP
+from reunet.instances.decode import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
+from reunet.network.bundle import save_bundle
+from reunet.training.fit.jobs import BEST, FINAL, LATEST
+from reunet.training.fit.start import start_tensors
+from reunet.training.presets import PRESETS, Preset
+from reunet.training.release.history import (
+    commands,
+    history,
+    load_checkpoint,
+    pseudo_labelled,
+    summary,
+    unique_tensors,
+)
+
+PERMISSIVE = (
+    "CC0-1.0", "MIT", "MIT (repository)", "Apache-2.0 (repository)", "BSD-style",
+    "BSD-3-Clause (repository); images CC0",
+)  # fmt: skip
+
+
+def export(
+    folders: Sequence[Path], preset: str, bundle: Path, best: bool, meta: Path | None
+) -> tuple[str, ...]:
+    """Write trained folds as a bundle.
+
+    folders: results of stages (`jobs.results_folder`), all of one encoding, whose folds go
+    together. best: the checkpoint of the best instance F1 instead of the last. meta: a `meta.csv`
+    of the training data, for the card's sources and licences. A fold that is still in training
+    counts with its latest state. Returns the names of the folds. Raises FileNotFoundError for a
+    folder without any, ValueError for folders that do not go together and for another meta.csv.
+    """
+    checkpoints: dict[str, Path] = {}
+    for folder in folders:
+        found = _checkpoints(folder, (BEST,) if best else (FINAL, LATEST))
+        if twice := sorted(found.keys() & checkpoints.keys()):
+            raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
+        checkpoints |= found
+    dataset_json, *others = (json.loads((f / "dataset.json").read_text()) for f in folders)
+    if any(other["encoding"] != dataset_json["encoding"] for other in others):
+        raise ValueError(f"{folders[0]}: its encoding is not that of all: export them apart")
+    chosen = PRESETS[preset]
+    size = _size_network(folders[0], chosen)
+    learnt = _sources(meta, dataset_json["cases"]) if meta else []
+    sources = [*learnt, *pseudo_sources(checkpoints.values(), meta)]
+    trained = [stage for path in checkpoints.values() for stage in history(path)]
+    prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
+    about = {
+        "name": f"reunet-{preset}",
+        "input": "channels rescaled to 0..255 from percentiles 1 and 99, z-score per channel",
+        "classes": list(dataset_json["labels"]),
+        "encoding": dataset_json["encoding"],
+        "decoder": "field" if chosen.architecture.field else "regrow",
+        "decoder_parameters": {
+            "min_seed_px": MIN_SEED[dataset_json["encoding"]],
+            "ring_outside_px": RING_OUTSIDE[dataset_json["encoding"]],
+            "min_cell_px": MIN_OBJECT,
+        },
+        "tile": chosen.tile,
+        "step": WIDE_STEP if chosen.diameter else STEP,
+        **({"diameter": chosen.diameter} if chosen.diameter else {}),
+        "smallest": chosen.patch,
+        "stages": summary(trained),
+        **({"size_network": size[1]} if size else {}),
+        "training_data": sources,
+        "training_command": [prepare, *commands(trained)],
+        "use": permitted_use(sources if meta else []),
+    }
+    folds = {
+        fold: unique_tensors(load_checkpoint(path)["network_weights"])
+        for fold, path in checkpoints.items()
+    }
+    save_bundle(bundle, chosen.architecture, folds, about, size=size[0] if size else None)
+    return tuple(folds)
+
+
+def _size_network(folder: Path, preset: Preset) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Tensors of the size network trained below the same root, and what the card says of it."""
+    path = folder.parents[1] / "size" / "size.pth"
+    if not preset.diameter or not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    about = {"iterations": state["iteration"], "hours": round(state["seconds"] / 3600, 2)}
+    return dict(start_tensors(path)), about
+
+
+def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The first of the named checkpoints of every fold that has one."""
+    found = {
+        fold.name.removeprefix("fold_"): path
+        for fold in sorted(folder.glob("fold_*"))
+        if (path := next((fold / name for name in names if (fold / name).exists()), None))
+    }
+    if not found:
+        raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
+    return found
+
+
+def permitted_use(sources: list[dict[str, Any]]) -> str:
+    """What the licences of the training data leave open, for the card."""
+    if not sources:
+        return "unknown: the card does not name the training data"
+    closed = [s["source"] for s in sources if s["licence"] not in PERMISSIVE]
+    if not closed:
+        return "free: all training data are permissively licensed"
+    return f"research only: not permissively licensed are {', '.join(closed)}"
+
+
+def pseudo_sources(checkpoints: Iterable[Path], meta: Path | None) -> list[dict[str, Any]]:
+    """Every source of pseudo-labelled images; the licence is that of the source in `meta`."""
+    licences = {s["source"]: s["licence"] for s in (_sources(meta) if meta else [])}
+    images = {image["digest"]: image for path in checkpoints for image in pseudo_labelled(path)}
+    counts = Counter((i["source"], i["modality"]) for i in images.values())
+    return [
+        {
+            "source": source,
+            "modality": modality,
+            "images": count,
+            "licence": licences.get(source, "none stated"),
+            "labels": "pseudo-labels",
+        }
+        for (source, modality), count in sorted(counts.items())
+    ]
+
+
+def _sources(meta: Path, cases: Container[str] | None = None) -> list[dict[str, Any]]:
+    """Every source of the training part: images, modality and licence.
+
+    cases: names of those that were learnt from, sources may have been left out (None: all).
+    """
+    images: dict[tuple[str, str, str], int] = defaultdict(int)
+    with meta.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                about = row["source"], row["modality"], row["licence"]
+            except KeyError as error:
+                raise ValueError(f"{meta}: has no column {error}: needed for the card") from error
+            learnt = cases is None or "name" not in row or row["name"] in cases
+            if learnt and row.get("split", "train") == "train":
+                images[about] += 1
+    return [
+        {"source": source, "modality": modality, "images": count, "licence": licence}
+        for (source, modality, licence), count in sorted(images.items())
+    ]

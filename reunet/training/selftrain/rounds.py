@@ -1,0 +1,284 @@
+"""Rounds of self-training: teacher, pseudo-labels, student, which is the next teacher (§2.6).
+
+A round lives in three places: `rounds/roundN` (labels, overlays, tables), `preprocessed`
+(its cases: the labelled ones, linked, and the pseudo-labelled) and `results` (its students). It
+is complete when `rounds/roundN/complete.json` stands there; a complete round is not run again.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reunet.training.data.dataset import (
+    CONFIGURATION,
+    DATASET,
+    plans_name,
+    pseudo_cases_file,
+    read_json,
+    round_folder,
+    use_folder,
+    write_json,
+)
+from reunet.training.fit import jobs
+from reunet.training.fit.validate import fold_f1
+from reunet.training.presets import EARLY_STOP, PRESETS, REJECT, ROUNDS, THRESHOLD
+from reunet.training.selftrain.parallel import run_each
+from reunet.training.selftrain.pseudo import Labelling, is_labelled, label_images, row_path
+from reunet.training.selftrain.teacher import find_teacher
+from reunet.training.selftrain.unlabelled import UnlabelledImage, store_folder, store_images
+
+F1_EVERY = 20  # epochs: in a round hardly more than the look at the end
+COLUMNS = ("image", "case", "cells", "mean_confidence", "kept_share", "f1", "rejected")
+ENDS = (".b2nd", "_seg.b2nd", ".pkl")  # of the files of a case
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """What is asked for.
+
+    start: the first teacher's checkpoints, `{fold}` standing for the fold. threshold: confidence
+    under which pixels are ignored. reject: leave images out by `pseudo.why_rejected`. share: of
+    the draws that are pseudo-labelled (None: all cases alike). early_stop: end when the students
+    are no better than their teacher. jobs: processes side by side. others: folders of images that
+    must not be learnt from. The rest as in `jobs.Job`.
+    """
+
+    root: Path
+    unlabelled: Path
+    preset: str
+    folds: tuple[int | str, ...]
+    start: str
+    rounds: int = len(ROUNDS)
+    hours: float | None = None
+    epochs: int | None = None
+    patch: int | None = None
+    weight_ce: bool = False
+    device: str = "cpu"
+    num_gpus: int = 1
+    jobs: int = 1
+    threshold: float = THRESHOLD
+    reject: bool = REJECT
+    share: float | None = None
+    early_stop: bool = EARLY_STOP
+    tta: bool = True
+    truth: Path | None = None
+    others: tuple[Path, ...] = ()
+
+
+def self_train(plan: SelfTraining, say: Say = print) -> None:
+    """Run the rounds; each goes on where it was interrupted, a complete one is passed over.
+
+    Raises FileNotFoundError where something has to be trained first, ValueError for what cannot be
+    done, OSError where nothing can be written and RuntimeError for a failed training, each in one
+    line. What was finished before stays.
+    """
+    use_folder(plan.root)
+    job = jobs.Job(plan.preset, hours=plan.hours, patch=plan.patch)
+    for fold in plan.folds:
+        jobs.check(plan.root, job, fold, plan.num_gpus, plan.device)
+    find_teacher(plan.root, plan.preset, plan.folds, plan.start)
+    patch = PRESETS[plan.preset].patch
+    images, left_out = store_images(plan.unlabelled, plan.root, patch, plan.others)
+    for reason in left_out.values():
+        say(f"left out: {reason}")
+    if not images:
+        raise ValueError(f"{plan.unlabelled}: no image could be used: see above")
+    start = plan.start
+    for stage in ROUNDS[: plan.rounds]:
+        done = run_round(plan, stage, start, images, left_out, say)
+        if plan.early_stop and not done["helped"]:
+            say(f"{stage}: no better than its teacher, which stays the best: no more rounds")
+            return
+        start = str(jobs.results_folder(plan.root, plan.preset, stage) / "fold_{fold}" / jobs.FINAL)
+
+
+def run_round(
+    plan: SelfTraining,
+    stage: str,
+    start: str,
+    images: list[UnlabelledImage],
+    left_out: dict[str, str],
+    say: Say,
+) -> dict[str, Any]:
+    """One round. start: the teacher's checkpoints. Returns what its marker says."""
+    folder = plan.root / "rounds" / stage
+    begin(plan, folder, start)
+    marker = folder / "complete.json"
+    if marker.exists():
+        say(f"{stage}: complete already")
+        return dict(read_json(marker))
+    base = plan.root / "preprocessed" / DATASET
+    chosen = pseudo_cases_file(base, plans_name(plan.preset, stage))
+    if not chosen.exists():  # from here on the round's cases stay the same
+        rows = label_all(plan, stage, start, images, say)
+        write_table(folder / "pseudo.csv", rows, left_out)
+        accepted = [row["case"] for row in rows if not row["rejected"]]
+        if not accepted:
+            raise ValueError(f"{folder / 'pseudo.csv'}: every image was rejected: see there")
+        link_cases(plan, stage, accepted)
+        write_json(chosen, accepted)
+    job = student_job(plan, stage, start, chosen)
+    say(f"{stage}: training {len(plan.folds)} folds with {len(read_json(chosen))} pseudo-labels")
+    train = {f"fold_{k}": (plan.root, job, k, plan.device, plan.num_gpus) for k in plan.folds}
+    run_each(train_fold, train, plan.jobs, folder / "logs")
+    return finish(plan, stage, start, images, say)
+
+
+def begin(plan: SelfTraining, folder: Path, start: str) -> None:
+    """Note what a round is made with. Raises ValueError where it was begun with something else."""
+    teacher = find_teacher(plan.root, plan.preset, plan.folds, start)
+    about = {
+        "preset": plan.preset,
+        "threshold": plan.threshold,
+        "reject": plan.reject,
+        "share": plan.share,
+        "teacher": {fold: path.stat().st_mtime_ns for fold, path in teacher.items()},
+    }
+    note = folder / "about.json"
+    if note.exists() and (there := read_json(note)) != about:
+        differing = ", ".join(name for name in about if there.get(name) != about[name])
+        raise ValueError(
+            f"{folder}: begun with another {differing}: name another --root, or take the round's "
+            f"folders in rounds, preprocessed and results away"
+        )
+    for part in ("labels", "overlays", "rows"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    write_json(note, about)
+
+
+def label_all(
+    plan: SelfTraining, stage: str, start: str, images: list[UnlabelledImage], say: Say
+) -> list[dict[str, Any]]:
+    """Let the teacher label the images that it has not labelled yet. Returns the table's rows."""
+    folder, base = plan.root / "rounds" / stage, plan.root / "preprocessed" / DATASET
+    how = Labelling(
+        root=plan.root,
+        preset=plan.preset,
+        encoding=read_json(base / "dataset.json")["encoding"],
+        images=plan.unlabelled,
+        folder=folder,
+        target=round_folder(base, plans_name(plan.preset, stage)),
+        teacher=find_teacher(plan.root, plan.preset, plan.folds, start),
+        device=plan.device,
+        threshold=plan.threshold,
+        reject=plan.reject,
+        tta=plan.tta,
+        truth=plan.truth,
+    )
+    how.target.mkdir(exist_ok=True)
+    left = [image for image in images if not is_labelled(folder, image)]
+    say(f"{stage}: labelling {len(left)} of {len(images)} images")
+    left.sort(key=lambda image: image.height * image.width, reverse=True)
+    shares = {f"label_{n}": (how, left[n :: plan.jobs]) for n in range(min(plan.jobs, len(left)))}
+    run_each(label_images, shares, plan.jobs, folder / "logs")
+    return [read_json(row_path(folder, image.case)) for image in images]
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], left_out: dict[str, str]) -> None:
+    """`pseudo.csv`: what became of each image; those left out are rejected with the reason."""
+    others = [{"image": name, "rejected": reason} for name, reason in left_out.items()]
+    write_csv(path, COLUMNS, [*rows, *others])
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a table in one step; figures that a row lacks stay empty."""
+    part = path.with_name(f".part_{path.name}")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def link_cases(plan: SelfTraining, stage: str, accepted: list[str]) -> None:
+    """Lay the labelled cases, and the images of the pseudo-labelled, into the round's folder."""
+    base = plan.root / "preprocessed" / DATASET
+    planned = read_json(base / f"{plans_name(plan.preset)}.json")["configurations"][CONFIGURATION]
+    labelled, store = base / planned["data_identifier"], store_folder(plan.root)
+    files = [labelled / f"{c}{end}" for c in read_json(base / "cases.json") for end in ENDS]
+    files += [store / f"{case}.b2nd" for case in accepted]
+    folder = round_folder(base, plans_name(plan.preset, stage))
+    for file in files:
+        link = folder / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..", file.parent.name, file.name))
+
+
+def student_job(plan: SelfTraining, stage: str, start: str, chosen: Path) -> jobs.Job:
+    """The training of a round's students; fold k starts from the teacher's fold k."""
+    folder = plan.root / "rounds" / stage
+    digest = hashlib.sha256()
+    for case in read_json(chosen):
+        digest.update(row_path(folder, case).read_bytes())
+    return jobs.Job(
+        plan.preset,
+        stage,
+        start=start,
+        hours=plan.hours,
+        epochs=plan.epochs,
+        patch=plan.patch,
+        weight_dice=True,
+        weight_ce=plan.weight_ce,
+        f1_every=F1_EVERY,
+        pseudo_labels=digest.hexdigest(),
+        pseudo_share=plan.share,
+    )
+
+
+def train_fold(root: Path, job: jobs.Job, fold: int | str, device: str, num_gpus: int) -> None:
+    """`jobs.train`, for a process of its own."""
+    jobs.train(root, job, fold, device, num_gpus)
+
+
+def finish(
+    plan: SelfTraining, stage: str, start: str, images: list[UnlabelledImage], say: Say
+) -> dict[str, Any]:
+    """Compare students and teacher on the validation folds and mark the round complete."""
+    folder = plan.root / "rounds" / stage
+    student = jobs.results_folder(plan.root, plan.preset, stage) / "fold_{fold}" / jobs.FINAL
+    judged = {"teacher": judge(plan, folder, start), "student": judge(plan, folder, str(student))}
+    rows = [
+        {"fold": fold, **{f"{who}_f1": f1[fold] for who, f1 in judged.items()}}
+        for fold in judged["teacher"]
+    ]
+    write_csv(folder / "folds.csv", ("fold", "teacher_f1", "student_f1"), rows)
+    means = {f"{who}_f1": mean_f1(f1) for who, f1 in judged.items()}
+    before, after = means["teacher_f1"], means["student_f1"]
+    helped = before is None or after is None or after > before
+    labels = read_json(
+        pseudo_cases_file(plan.root / "preprocessed" / DATASET, plans_name(plan.preset, stage))
+    )
+    used = [asdict(image) for image in images if image.case in set(labels)]
+    done = {"stage": stage, "preset": plan.preset, **means, "helped": helped, "images": used}
+    write_json(folder / "complete.json", done)
+    say(f"{stage}: F1 on the validation folds {after}, its teacher's {before}")
+    return done
+
+
+def mean_f1(f1: dict[str, float | None]) -> float | None:
+    """Mean over the folds, None without a validated one."""
+    known = [value for value in f1.values() if value is not None]
+    return round(float(np.mean(known)), 4) if known else None
+
+
+def judge(plan: SelfTraining, folder: Path, checkpoints: str) -> dict[str, float | None]:
+    """F1 of each fold's own validation part, kept over the rounds beside the checkpoints' names."""
+    record = plan.root / "rounds" / "f1.json"
+    known = read_json(record) if record.exists() else {}
+    paths = {str(fold): Path(checkpoints.format(fold=fold)) for fold in plan.folds}
+    keys = {fold: f"{path.resolve()} {path.stat().st_mtime_ns}" for fold, path in paths.items()}
+    missing = {
+        f"judge_{fold}": (plan.root, plan.preset, path, fold, plan.device)
+        for fold, path in paths.items()
+        if keys[fold] not in known
+    }
+    found = run_each(fold_f1, missing, plan.jobs, folder / "logs")
+    known |= {keys[name.removeprefix("judge_")]: f1 for name, f1 in found.items()}
+    write_json(record, known)
+    return {fold: known[key] for fold, key in keys.items()}

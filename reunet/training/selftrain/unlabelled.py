@@ -1,0 +1,182 @@
+"""Images without labels, stored once as cases that every round of self-training reads.
+
+What stands in the labelled set too is left out: by content, the sha256 of the decoded and
+normalised pixels, so that another name, format or compression does not hide an image.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.tiles import content_box
+from reunet.io.collection import case_names
+from reunet.io.images import ENDINGS, ImageError, list_images, read_image
+from reunet.metric import read_meta
+from reunet.training.data.dataset import DATASET, SUFFIX, read_json, write_blosc, write_json
+
+PREFIX = "pseudo_"  # of the cases' names: never that of a labelled case
+
+
+@dataclass(frozen=True)
+class UnlabelledImage:
+    """An image and its case. version: of the file; digest: of its pixels; modality, source: what
+    a `meta.csv` says."""
+
+    name: str
+    case: str
+    digest: str
+    version: int
+    height: int
+    width: int
+    modality: str
+    source: str
+
+
+def store_folder(root: Path) -> Path:
+    """Where the cases lie: image and properties, as nnU-Net would have preprocessed them."""
+    return root / "preprocessed" / DATASET / "unlabelled"
+
+
+def store_images(
+    folder: Path, root: Path, patch: int, others: Iterable[Path] = ()
+) -> tuple[list[UnlabelledImage], dict[str, str]]:
+    """Store the images of a folder as cases; those stored already are not read again.
+
+    patch: px, for the chunks. others: folders of more images that must not be learnt from.
+    Returns the images and, by file name, why one was left out. Raises ValueError where the folder
+    holds no image, OSError where nothing can be written.
+    """
+    paths = list_images(folder)
+    if not paths:
+        raise ValueError(f"{folder}: holds no images ({' '.join(ENDINGS)}): name another folder")
+    store, record = store_folder(root), root / "rounds" / "unlabelled.json"
+    store.mkdir(parents=True, exist_ok=True)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    known = {e["name"]: UnlabelledImage(**e) for e in read_json(record)} if record.exists() else {}
+    meta, labelled = read_meta(folder), labelled_digests(root, others)
+    cases, digests = set(read_json(root / "preprocessed" / DATASET / "cases.json")), labelled.copy()
+    images, left_out = [], {}
+    for path, name in case_names(paths).items():
+        case = PREFIX + name
+        try:
+            if case in cases:
+                raise ImageError(f"{path}: another case is called {case} too: rename the image")
+            image = known.get(path.name)
+            if not image or image.version != _version(path) or not _is_stored(store, case):
+                image, pixels = _look(path, case, meta.get(name, {}))
+                _check_twin(path, image, digests, labelled)
+                _store(store, image, pixels, patch)
+            _check_twin(path, image, digests, labelled)
+        except ImageError as error:
+            left_out[path.name] = str(error)
+            continue
+        cases.add(case)
+        digests[image.digest] = path.name
+        images.append(image)
+    write_json(record, [asdict(image) for image in images])
+    return images, left_out
+
+
+def _version(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _is_stored(store: Path, case: str) -> bool:
+    return (store / f"{case}.pkl").exists()  # written last
+
+
+def _look(path: Path, case: str, about: dict[str, str]) -> tuple[UnlabelledImage, np.ndarray]:
+    """An image and its normalised pixels, (H, W, 3) uint8."""
+    version = _version(path)
+    pixels = normalise_channels(read_image(path).pixels)
+    image = UnlabelledImage(
+        name=path.name,
+        case=case,
+        digest=pixel_digest(pixels),
+        version=version,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        modality=about.get("modality") or "unknown",
+        source=about.get("source") or "unknown",
+    )
+    return image, pixels
+
+
+def _check_twin(
+    path: Path, image: UnlabelledImage, digests: dict[str, str], labelled: dict[str, str]
+) -> None:
+    if twin := digests.get(image.digest):
+        where = "in the labelled set too" if image.digest in labelled else "here twice"
+        raise ImageError(f"{path}: stands {where}, as {twin}: left out")
+
+
+def _store(store: Path, image: UnlabelledImage, pixels: np.ndarray, patch: int) -> None:
+    """Write an image as nnU-Net's preprocessing does: without its black margins, z-scored."""
+    import blosc2
+
+    (store / f"{image.case}.pkl").unlink(missing_ok=True)
+    channels = pixels.transpose(2, 0, 1)
+    box = content_box(channels)
+    content = z_score(channels[:, *box])[:, np.newaxis]  # (3, 1, h, w)
+    how = {"codec": blosc2.Codec.LZ4HC, "filters": [blosc2.Filter.NOFILTER]}  # nnU-Net's
+    write_blosc(store / f"{image.case}.b2nd", content, (patch, patch), cparams=how)
+    part = store / f".part_{image.case}.pkl"
+    part.write_bytes(pickle.dumps(properties((image.height, image.width), box)))
+    part.replace(store / f"{image.case}.pkl")
+
+
+def properties(shape: tuple[int, int], box: tuple[slice, slice]) -> dict[str, Any]:
+    """What nnU-Net notes about a case that it has preprocessed, the class locations excepted."""
+    return {
+        "sitk_stuff": {
+            "spacing": (1.0, 1.0),
+            "origin": (0.0, 0.0),
+            "direction": (1.0, 0.0, 0.0, 1.0),
+        },
+        "spacing": [999.0, 1.0, 1.0],
+        "shape_before_cropping": (1, *shape),
+        "bbox_used_for_cropping": [[0, 1], *([edge.start, edge.stop] for edge in box)],
+        "shape_after_cropping_and_before_resampling": (
+            1,
+            *(edge.stop - edge.start for edge in box),
+        ),
+    }
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """sha256 of normalised pixels, (H, W, 3) uint8, and their shape."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
+    """The labelled cases of a root by their digest, which is kept: reading them takes minutes;
+    and the images of other folders by theirs."""
+    raw = root / "raw" / DATASET
+    versions = read_json(raw / "dataset.json")["cases"]
+    record = root / "rounds" / "labelled.json"
+    known = read_json(record) if record.exists() else {}
+    digests = {}
+    for case, version in versions.items():
+        if known.get(case, [None])[0] != version:
+            files = [raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}" for channel in range(3)]
+            channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files]
+            known[case] = [version, pixel_digest(np.stack(channels, axis=-1))]
+        digests[known[case][1]] = case
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(record, {case: known[case] for case in versions})
+    for path in (path for folder in others for path in list_images(folder)):
+        try:
+            pixels = normalise_channels(read_image(path).pixels)
+        except ImageError:
+            continue  # what cannot be read has no twin
+        digests.setdefault(pixel_digest(pixels), path.name)
+    return digests
