@@ -187,7 +187,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def native(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """The same values in this machine's byte order. Raises ImageError for no reals or none at all."""
+    """The same values in this machine's byte order. Raises ImageError for others or none."""
     if pixels.dtype.kind not in "biuf":
         raise image_error(path, f"holds {pixels.dtype} values", "export it as integers or floats")
     if not pixels.size:  # a TIFF may state 0 samples a pixel

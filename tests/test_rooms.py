@@ -1,0 +1,51 @@
+"""Who may import whom: rooms lie above each other, and what start-up cannot afford stays below."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+ROOMS = {  # room: those below it that it may import from, besides itself
+    "io": set[str](),
+    "inference": set[str](),
+    "instances": {"inference"},
+    "network": {"io", "inference"},
+    "run": {"io", "inference", "instances", "network", "top"},
+    "top": {"io", "inference", "instances", "network", "run", "top"},
+}
+MODULES = [p for p in sorted((ROOT / "reunet").rglob("*.py")) if "training" not in p.parts]
+
+
+def room_of(module: str) -> str:
+    """`reunet.io.images` -> io; what lies at the top -> top."""
+    name = module.split(".")[1] if "." in module else "top"
+    return name if name in ROOMS else "top"
+
+
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """Names that a module imports, and whether at its top; what types alone need is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = {n for i in ast.walk(tree) if isinstance(i, ast.If) for n in ast.walk(i)
+              if ast.unparse(i.test) == "TYPE_CHECKING"}  # fmt: skip
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = set()
+    for node in nodes:
+        if node not in typing:
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names |= {(prefix + alias.name, node in tree.body) for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_import_from_below(path: Path) -> None:
+    own = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name, at_top in imports(path):
+        top = name.split(".")[0]
+        assert top != "nnunetv2"
+        assert not name.startswith("reunet.training")
+        if top == "torch":
+            assert not at_top or path.stem in ("unet", "torch_backend")  # imported where needed
+        if top == "reunet" and room_of(name) != own:
+            assert room_of(name) in ROOMS[own], f"{own} imports {name}"
