@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 SLIDE_PIXELS = 16_000_000  # from here on the arrays of a whole image weigh gigabytes
 IN_MEMORY = 2**29  # bytes, of a class map or a label map; larger ones lie on disk
 ROWS = 256  # px, of the bands of an image that is held
+FLAT_WITH_ALPHA = "its colours are the same everywhere, and its alpha channel is left out"
 LABEL_SHARE = 1 / 8  # bytes a pixel that a compressed label image may take: 0.02 to 0.1 is usual
 
 
@@ -60,6 +61,7 @@ class Slide:
     path: Path
     shape: tuple[int, int]  # H, W
     bands: Callable[[], Iterator[Picture]]  # of rows: put together, what `read_image` returns
+    has_alpha: bool = False  # left out, as `read_image` does
 
 
 class Survey(NamedTuple):
@@ -161,7 +163,9 @@ def open_slide(path: Path) -> Slide:
     Raises ImageError as `read_image`.
     """
     if _is_tiff(path):
-        return Slide(path, _tiff_shape(path), lambda: _tiff_bands(path))
+        with _plane(path) as plane:
+            shape, has_alpha = plane.shape, bool(plane.colour.alpha)
+        return Slide(path, shape, lambda: _tiff_bands(path), has_alpha)
     picture = read_image(path)
     height, width = picture.pixels.shape[:2]
     parts = range(0, height, ROWS)
@@ -224,6 +228,8 @@ def survey(slide: Slide, model: "Model | None" = None) -> Survey:
         counts += histogram(band)
         rows.append(band.any(axis=(1, 2)))
         columns |= np.any(band.any(axis=0), axis=1)
+    if slide.has_alpha and np.count_nonzero(counts, axis=1).max() <= 1:
+        told = (*told, FLAT_WITH_ALPHA)
     box = bounding_box(np.concatenate(rows), columns)
     inside = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
     counts[:, 0] -= shape[0] * shape[1] - inside  # black, as all outside the box

@@ -524,3 +524,12 @@ def test_maps_on_disk_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not array.any()
         array[:] = 7
         assert not list(tmp_path.iterdir())  # so a killed process leaves nothing either
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_picture_in_the_alpha_channel_alone_is_told(tmp_path: Path, flat: bool) -> None:
+    pixels = np.full((60, 70, 4), 90, np.uint8)
+    pixels[20:40, 20:40, 3 if flat else 1] = 255
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"])
+    assert (slides.FLAT_WITH_ALPHA in survey(open_slide(path)).notes) == flat
