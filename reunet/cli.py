@@ -14,9 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,18 +27,14 @@ from reunet.cli_outputs import (
     makers_of,
     output_options,
 )
+from reunet.options import DECODERS, DEVICES, ENCODINGS, Options
 from reunet.streams import never_fail
 
 if TYPE_CHECKING:
-    from reunet.filters import MinArea
-    from reunet.io.pixel_size import PixelSize
-    from reunet.pipeline import Model
+    from reunet.model import Model
     from reunet.run.batch import Outcome
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # signals, where they exist
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DECODERS = ("field", "regrow", "paper")
-ENCODINGS = ("paper", "thin")
 MAP_ENDINGS = (".tif", ".tiff", ".png")
 NAMED_AT_MOST = 5  # files named in a message about many
 
@@ -121,74 +116,53 @@ def predict(
     output: Path,
     weights: Path | None,
     device: str,
-    decoder: str | None,
     folds: str | None,
-    vote: bool,
-    tta: bool,
-    skip_empty: bool,
-    enlarge: bool,
-    diameter: float | None,
-    budget: str | None,
     resume: bool,
     report: bool,
-    layout: str,
-    min_area: "MinArea | None",
-    drop_edge_cells: bool,
     overlays: bool,
     table: bool,
     html: bool,
     formats: Sequence[str] | None,
-    pixel_size: "PixelSize | None",
+    **choices: Any,
 ) -> None:
     """Segment INPUT (an image or a folder of images) into label images in the folder OUTPUT."""
+    options = Options(**choices)
     done: list[Outcome] = []
     makers = makers_of(overlays, table, html, formats)
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output)
         model = start(output, weights, device, folds)
-        model = replace(model, skip=skip_empty, enlarge=enlarge, vote=vote, diameter=diameter)
         from reunet.run.batch import segment_files
-        from reunet.run.finish import Finish
 
         started = time.monotonic()
-        finish = Finish(min_area, drop_edge_cells, layout, pixel_size)
-        outcomes = segment_files(
-            images,
-            output,
-            model,
-            tta=tta,
-            decoder=decoder,
-            resume=resume,
-            budget=budget,
-            finish=finish,
-        )
+        outcomes = segment_files(images, output, model, options, resume=resume)
         if makers:
+            from reunet.run.finish import asked_pixel_size
             from reunet.run.outputs import with_outputs
 
-            outcomes = with_outputs(outcomes, output, makers, pixel_size)
+            outcomes = with_outputs(outcomes, output, makers, asked_pixel_size(options))
         if report:
             from reunet.run.report import REPORT, describe, reporting
 
-            asked = {"input": str(source), "device": device, "decoder": decoder, "labels": layout}
-            asked["min_area"] = str(min_area) if min_area else None
-            asked["pixel_size"] = f"{pixel_size.x:g},{pixel_size.y:g}" if pixel_size else None
-            choices = {"tta": tta, "skip_empty": skip_empty, "enlarge": enlarge}
-            choices["vote"] = (
-                vote and len(model.networks) > 1
-            )  # a single fold has nobody to vote with
-            choices["drop_edge_cells"] = drop_edge_cells
-            asked["diameter"] = f"{diameter:g}" if diameter else None
-            about = describe(model, {**asked, **choices, "budget": budget, "resume": resume})
+            about = describe(
+                model, options, {"input": str(source), "device": device, "resume": resume}
+            )
             outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, len(images), done)
-    seconds = time.monotonic() - started
-    if len(images) <= NAMED_AT_MOST:
+    sum_up(done, len(images), model.device, time.monotonic() - started, complete)
+
+
+def sum_up(
+    done: Sequence["Outcome"], total: int, device: str, seconds: float, complete: bool
+) -> None:
+    """Print what a run came to, and exit with 1 where it fell short."""
+    if total <= NAMED_AT_MOST:
         for outcome in done:
             click.echo(cells_line(outcome))
-    click.echo(f"{summary_line(done, len(images))}, {seconds:.1f} s on {model.device}")
+    click.echo(f"{summary_line(done, total)}, {seconds:.1f} s on {device}")
     failed = sum(bool(outcome.error or outcome.unwritten) for outcome in done)
     if failed:
-        click.echo(f"{failed} of {len(images)} images failed, see above", err=True)
+        click.echo(f"{failed} of {total} images failed, see above", err=True)
     if failed or not complete:
         sys.exit(1)
 
@@ -244,8 +218,8 @@ def one_line_warnings() -> Iterator[list[str]]:
 
 def start(output: Path, weights: Path | None, device: str, folds: str | None) -> "Model":
     """The model, and a folder to write to. Raises CannotStart."""
-    from reunet.io.labels import remove_leftovers
-    from reunet.pipeline import load_model
+    from reunet.io.atomic import remove_leftovers
+    from reunet.model import load_model
 
     try:
         model = load_model(weights, device, folds.split(",") if folds else None)
@@ -262,8 +236,9 @@ def start(output: Path, weights: Path | None, device: str, folds: str | None) ->
 
 def find_images(source: Path, output: Path) -> list[Path]:
     """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
+    from reunet.errors import ImageError, one_line
     from reunet.io.collection import own_labels, passed_over
-    from reunet.io.images import ENDINGS, ImageError, list_images, one_line
+    from reunet.io.images import ENDINGS, list_images
 
     endings = ", ".join(ENDINGS)
     try:
@@ -297,8 +272,7 @@ def show(outcomes: Generator["Outcome"], total: int, done: list["Outcome"]) -> b
     False where the run could not go on (a fold that proves damaged when it is first used) or not be
     recorded (`--report`), which is printed too; raises CannotStart if that is before any outcome.
     """
-    from reunet.io.images import ImageError
-    from reunet.network.bundle import WeightsError
+    from reunet.errors import ImageError, WeightsError
 
     quiet = not sys.stderr.isatty()
     with (
@@ -322,7 +296,7 @@ def show(outcomes: Generator["Outcome"], total: int, done: list["Outcome"]) -> b
 
 def messages(outcome: "Outcome") -> Iterator[str]:
     """What there is to say about an image, one line each, whatever its name holds."""
-    from reunet.io.images import one_line
+    from reunet.errors import one_line
 
     yield from (one_line(f"note: {outcome.image}: {note}") for note in outcome.notes)
     if outcome.error:
@@ -332,7 +306,7 @@ def messages(outcome: "Outcome") -> Iterator[str]:
 
 def cells_line(outcome: "Outcome") -> str:
     """How many cells an image has."""
-    from reunet.io.images import one_line
+    from reunet.errors import one_line
 
     cells = "failed" if outcome.error else f"{outcome.cells} cells"
     return one_line(f"{outcome.image.name}: {cells}")
@@ -361,9 +335,10 @@ def weightmap(label: Path, output: Path, encoding: str) -> None:
         raise CannotStart(f"{output}: unsupported ending: use one of {' '.join(MAP_ENDINGS)}")
     if output.resolve() == label.resolve():
         raise CannotStart(f"{output}: is the label image itself: name another file")
+    from reunet.errors import ImageError
     from reunet.instances.encode import encode
     from reunet.instances.weight_map import heat_map, weight_map
-    from reunet.io.images import ImageError, read_label
+    from reunet.io.images import read_label
     from reunet.io.labels import write_png, write_values
 
     try:

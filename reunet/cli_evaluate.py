@@ -48,7 +48,7 @@ def evaluate_further(
 
     Returns whether all went well. Raises CannotStart.
     """
-    from reunet.io.images import ImageError
+    from reunet.errors import ImageError
     from reunet.iou_range import summary_table, write_range_csv
 
     try:
@@ -65,7 +65,7 @@ def evaluate_further(
 def _verdicts(
     truths: Path, predictions: Path, names: Collection[str], folder: Path, images: Path | None
 ) -> bool:
-    from reunet.io.images import one_line
+    from reunet.errors import one_line
     from reunet.run.outputs import write_verdicts
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def evaluate(truths: Path, predictions: Path, table: Path | None, **further: Any
     Where a meta.csv beside the true labels has columns name and modality, figures by modality
     and their mean are shown too.
     """
-    from reunet.io.images import one_line
+    from reunet.errors import one_line
     from reunet.metric import read_modalities, score_folder, summarise, write_csv
 
     try:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reunet.options import LAYOUTS
+
 if TYPE_CHECKING:
     from reunet.filters import MinArea
     from reunet.io.pixel_size import PixelSize
     from reunet.iou_range import RangeScore
     from reunet.run.outputs import Makers
 
-LAYOUTS = ("viewer", "challenge")  # of labels
 FORMATS = ("geojson", "roi", "coco", "parquet")  # of `--export`: for other programs
 NEEDS = {"roi": "roifile", "parquet": "pyarrow"}  # packages of extras that bear the names
 FOLDER = click.Path(path_type=Path)
@@ -26,9 +27,19 @@ class CannotStart(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        from reunet.io.images import one_line
+        from reunet.errors import one_line
 
         super().__init__(one_line(message))  # it names files, and these may have any name
+
+
+def checked(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """A click callback that leaves a value as text, and tells what is wrong with it."""
+
+    def callback(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+        parsed(parse)(context, option, value)
+        return value
+
+    return callback
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
@@ -75,7 +86,6 @@ def label_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option(
             "--labels",
-            "layout",
             type=click.Choice(LAYOUTS),
             default="viewer",
             show_default=True,
@@ -84,7 +94,7 @@ def label_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--min-area",
             metavar="PX|AREAum2",
-            callback=parsed(_min_area),
+            callback=checked(_min_area),
             help="Drop cells that are smaller, such as 30 (pixels) or 20um2.",
         ),
         click.option("--drop-edge-cells", is_flag=True, help="Drop cells that touch the edge."),
@@ -110,7 +120,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--pixel-size",
             metavar="µM[,µM]",
-            callback=parsed(_pixel_size),
+            callback=checked(_pixel_size),
             help="Size of a pixel, or width and height.  [default: what the file says]",
         ),
     )
@@ -152,7 +162,7 @@ def export(
     table: bool,
     html: bool,
     formats: Sequence[str] | None,
-    pixel_size: "PixelSize | None",
+    pixel_size: str | None,
 ) -> None:
     """Make overlays, tables, polygons and a page for LABELS that exist already.
 
@@ -162,7 +172,8 @@ def export(
     makers = makers_of(overlays, table, html, formats)
     if not makers:
         raise CannotStart("nothing to write: ask for --overlays, --table, --html or --export")
-    _make(labels, images, output, makers, pixel_size, needed=True)
+    size = _pixel_size(pixel_size) if pixel_size else None
+    _make(labels, images, output, makers, size, needed=True)
 
 
 @click.command()
@@ -214,8 +225,8 @@ def _make(
     needed: bool,
 ) -> None:
     """Write outputs for all labels. needed: a label without an image is an error."""
-    from reunet.io.images import ImageError, one_line
-    from reunet.io.labels import remove_leftovers
+    from reunet.errors import ImageError, one_line
+    from reunet.io.atomic import remove_leftovers
     from reunet.run.outputs import export_files, find_pairs
 
     for path in (labels, *([images] if images else [])):

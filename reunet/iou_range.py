@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from reunet.instances.overlap import overlapping_pairs
-from reunet.io.labels import replacing
+from reunet.io.atomic import replacing
 from reunet.metric import check_pair, compact, inner_areas, match, tiles
 
 MOST = 1000  # thresholds in a range

@@ -17,9 +17,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from reunet.instances.overlap import overlapping_pairs
+from reunet.io.atomic import replacing
 from reunet.io.collection import LABEL_WORDS, Labels
 from reunet.io.images import ENDINGS, read_label
-from reunet.io.labels import replacing
 
 FRAME = 2  # px; a cell reaching into this frame is cut by the picture's edge and not counted
 TILED_FROM = 25_000_000  # px; from this size on the organisers score tile by tile

@@ -1,132 +1,49 @@
-"""The whole way from an image to its cells: normalise, network, decode. The package's front door.
+"""The way of an image to its cells, whatever its size: survey, network, decoding, filters.
 
 >>> from reunet import load_model, segment
 >>> model = load_model()
 >>> labels = segment("image.png", model)  # (H, W) int32, 0 background, cells 1..N
+
+`segment` and `predict` go all of it; `run.batch` calls the same steps on threads of its own.
 """
 
-import ctypes
 import os
-import sys
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reunet.inference.normalise import normalise_channels
-from reunet.inference.scale import scale_image, scaled_shape, zoom_for
-from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged, few_tiles
-from reunet.inference.size import SizeNetwork, estimate_diameter, views_of
-from reunet.inference.sliding_window import Maps, Network, map_each
-from reunet.inference.tiles import Tiling
-from reunet.io.arrays import ReUNetWarning, picture_of
-from reunet.io.images import Picture, read_image
-from reunet.network.bundle import Bundle, WeightsError, choose_folds, open_bundle
-from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, line, warn
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DEFAULT_BUNDLE, GPU_BUNDLE = "compact", "paper"
-DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux, Windows' Linux, AMD's: all "cuda"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A bundle's networks on their device."""
-
-    bundle: Bundle
-    networks: tuple[Network, ...]  # one a fold; each is loaded when it is first called
-    folds: tuple[str, ...]
-    device: str  # cpu, cuda or mps
-    batch: int = 1  # mirror images of tiles that it takes at once
-    step: float | None = None  # distance of its tiles, as a share of one (None: the bundle's)
-    diameter: float | None = None  # px of the typical cell of every image (None: estimated)
-    size_network: SizeNetwork | None = None  # estimates it
-    skip: bool = True  # spare the networks the tiles that `sliding_window.is_empty`
-    enlarge: bool = True  # look at `small_cells` once more
-    vote: bool = True  # folds vote on cells (`voting`); else their logits are averaged
-
-    def tiling(self, tta: bool = True) -> Tiling:
-        """How `sliding_window` cuts images for this model. tta: average over the mirror images."""
-        bundle = self.bundle
-        return Tiling(
-            bundle.tile,
-            bundle.smallest,
-            bundle.architecture.divisor,
-            mirror=tta,
-            step=self.step or bundle.step,
-            batch=self.batch,
-            skip=self.skip,
-            outputs=bundle.architecture.outputs,
-        )
-
-
-def load_model(
-    weights: str | Path | None = None, device: str = "auto", folds: Sequence[str] | None = None
-) -> Model:
-    """Load a weight bundle.
-
-    weights: folder of a bundle (None: the one that comes with reunet and suits the device).
-    device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
-    use (None: all). The first fold is loaded at once, the others when they are first used.
-    Raises WeightsError, or ValueError for a device that this machine lacks or that fails; where
-    auto chose it, a warning is given and the CPU takes over, here and later on.
-    """
-    chosen = choose_device(device)
-    bundle = open_bundle(Path(weights) if weights else default_weights(chosen))
-    names = choose_folds(bundle, folds)
-    if chosen == "cpu":
-        on_cpu = tuple(Fold(bundle, name) for name in names)
-        on_cpu[0].load()
-        return Model(bundle, on_cpu, names, chosen, size_network=_size_network(bundle))
-    try:
-        return _on_gpu(bundle, names, chosen)
-    except RuntimeError as error:
-        cause = f"device {chosen} fails ({line(error)})"
-        if device != "auto":
-            raise ValueError(f"{cause}: use --device cpu") from error
-        warn(f"{cause}: going on on the CPU")
-    return load_model(weights, "cpu", folds)
-
-
-def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
-    gpu = Gpu(device)
-    networks = tuple(GpuFold(bundle, name, gpu) for name in names)
-    networks[0].load()
-    model = Model(bundle, networks, names, device, size_network=_size_network(bundle))
-    longest = few_tiles(model.tiling()).longest
-    return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
-
-
-def _size_network(bundle: Bundle) -> SizeNetwork | None:
-    return SizeFold(bundle) if bundle.has_size else None
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """An image as the networks are shown it.
-
-    image: (h, w, 3) uint8 of `normalise_channels`, its cells brought to the bundle's diameter
-    where it has one. shape: (H, W) before. diameter: px of the typical cell before; None where it
-    is not known or does not matter. notes: what was assumed about it.
-    """
-
-    image: np.ndarray
-    shape: tuple[int, int]
-    diameter: float | None = None
-    notes: tuple[str, ...] = ()
+from reunet.errors import ReUNetWarning
+from reunet.filters import filter_cells, parse_min_area
+from reunet.inference.budget import Paces, allowance, fit
+from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged
+from reunet.inference.sliding_window import Maps, Zeros, map_image
+from reunet.io.arrays import picture_of
+from reunet.io.images import Picture
+from reunet.io.scratch import zeros as scratch
+from reunet.io.source import Source, hold, open_source
+from reunet.model import Model
+from reunet.network.bundle import Bundle
+from reunet.options import Options
+from reunet.survey import View, survey
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What networks saw in an image of `shape` (H, W): maps, which may be of another size."""
+    """What networks saw in an image of `shape` (H, W): maps, which may be of another size.
+
+    out: arrays that will receive cells, made before the network starts so that a disk without room
+    for them shows by then; `_arrays` says which.
+    """
 
     maps: Maps
     shape: tuple[int, int]
+    out: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,23 +66,21 @@ class Result:
 def segment(
     image: Any,
     model: Model,
+    options: Options | None = None,
     *,
     axes: str | None = None,
-    tta: bool = True,
-    decoder: str | None = None,
-    diameter: float | None = None,
+    **choices: Any,
 ) -> np.ndarray:
     """Find the cells of one image.
 
-    image: a file, an array (H, W) or (H, W, C) of any real dtype, or what `arrays.picture_of`
-    makes one of. axes: of an array, such as "CYX", where its shape leaves them open. tta: average
-    over the four mirror images. decoder: `field`, `regrow` or `paper` (None: the bundle's).
-    diameter: px of the typical cell (None: the model's, or else it is estimated from the image).
+    image: a file of any size, an array (H, W) or (H, W, C) of any real dtype, or what
+    `arrays.picture_of` makes one of. axes: of an array, such as "CYX", where its shape leaves them
+    open. options: see `Options`. choices: fields of it by name, such as tta=False.
     Returns (H, W) int32: 0 background, cells 1..N. What is assumed about the image is a
-    ReUNetWarning. Raises ImageError for a file that cannot be read and ValueError for an array that
-    is no image, or of unclear axes.
+    ReUNetWarning. Raises ImageError for a file that cannot be read, ValueError for an array that is
+    no image, or of unclear axes, or an option that does not exist.
     """
-    result = predict(image, model, axes=axes, tta=tta, decoder=decoder, diameter=diameter)
+    result = predict(image, model, options, axes=axes, **choices)
     for note in result.notes:
         warnings.warn(note, ReUNetWarning, stacklevel=2)
     return result.labels
@@ -174,78 +89,110 @@ def segment(
 def predict(
     image: Any,
     model: Model,
+    options: Options | None = None,
     *,
     axes: str | None = None,
-    tta: bool = True,
-    decoder: str | None = None,
-    diameter: float | None = None,
+    **choices: Any,
 ) -> Result:
     """`segment`, with all that is known beside the labels; notes are no warnings here."""
-    if isinstance(image, str | os.PathLike):
-        if axes:
-            raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
-        image = read_image(Path(image))
-    elif not isinstance(image, Picture):
-        image = picture_of(image, axes)
-    if diameter:
-        model = replace(model, diameter=diameter)
     clock = [time.perf_counter()]
-    picture = scaled(image, model)
+    options = replace(options or Options(), **choices)
+    source = _source(image, axes)
+    view = survey(source, model, options)
     clock.append(time.perf_counter())
-    seen = see(picture, model, tta=tta)
+    chosen, asked, told = what_fits(view, model, options, clock[1] - clock[0], {})
+    seen = see(view, chosen, asked, scratch)
     clock.append(time.perf_counter())
-    found = find_and_tell(seen, decoder or model.bundle.decoder, model.bundle.encoding)
+    labels, agreement = find_cells(seen, model.bundle, options, scratch)
+    kept = keep_wanted(labels, options, _pixel_area(image, options))
     clock.append(time.perf_counter())
     steps = zip(("size", "network", "decoding"), pairwise(clock), strict=True)
     seconds = {step: end - start for step, (start, end) in steps}
-    notes = (*image.notes, *picture.notes, *not_done(model, picture.image.shape))
-    return Result(found[0], notes, picture.diameter, found[1], seconds)
+    agreement = None if agreement is None else agreement[kept]
+    return Result(labels, (*view.notes, *told), view.diameter, agreement, seconds)
 
 
-def not_done(model: Model, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _source(image: Any, axes: str | None) -> Source:
+    if isinstance(image, str | os.PathLike):
+        if axes:
+            raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
+        return open_source(Path(image))
+    return hold(image if isinstance(image, Picture) else picture_of(image, axes))
+
+
+def _pixel_area(image: Any, options: Options) -> float | None:
+    """µm² of a pixel, where it is needed and known."""
+    from reunet.io.pixel_size import parse_pixel_size, read_pixel_size
+
+    if options.min_area is None or not parse_min_area(str(options.min_area)).micrometres:
+        return None
+    if options.pixel_size is not None:
+        return parse_pixel_size(str(options.pixel_size)).area
+    size = read_pixel_size(Path(image)) if isinstance(image, str | os.PathLike) else None
+    return size.area if size else None
+
+
+def what_fits(
+    view: View, model: Model, options: Options, spent: float, paces: Paces
+) -> tuple[Model, Options, tuple[str, ...]]:
+    """Folds, mirroring and tiles within the budget of an image, and notes on what is not done.
+
+    spent: seconds that are gone already. paces: see `budget.fit`.
+    """
+    if options.budget is None:
+        return model, options, not_done(model, options, view.shape)
+    seconds = allowance(options.budget, view.of) - spent
+    few, asked, note = fit(model, options, view.shape, seconds, paces)
+    return few, asked, (note, *not_done(model, options, view.shape))
+
+
+def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[str, ...]:
     """A note on what is not done for an image of (h, w), as it is seen, because of its size."""
-    if shape[0] * shape[1] <= LARGEST:
+    if prod(shape) <= LARGEST:
         return ()
-    parts = ["its folds were averaged, not voted"] * (model.vote and len(model.networks) > 1)
-    looks = model.enlarge and model.bundle.diameter is None
+    parts = ["its folds were averaged, not voted"] * (options.vote and len(model.networks) > 1)
+    looks = options.enlarge and model.bundle.diameter is None
     parts += ["small cells got no second look"] * looks
     return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
-def scaled(picture: Picture, model: Model) -> Scaled:
-    """Normalise an image and, where the bundle has a diameter, bring its cells to that."""
-    image = normalise_channels(picture.pixels)
-    shape = image.shape[0], image.shape[1]
-    wanted = model.bundle.diameter
-    if wanted is None:
-        return Scaled(image, shape)
-    diameter = model.diameter
-    if diameter is None and model.size_network:
-        diameter = estimate_diameter(views_of(image), model.size_network)
-    zoom, note = zoom_for(diameter, wanted, shape)
-    return Scaled(scale_image(image, scaled_shape(shape, zoom)), shape, diameter, (note,))
-
-
-def see(picture: Scaled, model: Model, *, tta: bool = True) -> Seen:
+def see(view: View, model: Model, options: Options, zeros: Zeros = np.zeros) -> Seen:
     """What the networks see in an image: classes of every pixel and, if they have it, the field.
 
     One map for each fold that votes, or a single one by the mean of the folds' logits, where the
-    image has more than LARGEST pixels or `model.vote` is off. Of a bundle without a diameter, where
-    the cells of the first are small all are of a second look, enlarged, unless `model.enlarge` is
-    off.
+    networks are shown more than LARGEST pixels or folds do not vote. Of a bundle without a
+    diameter, where the cells of the first are small all are of a second pass, enlarged. zeros:
+    makes the arrays of a whole image.
     """
-    image, tiling = picture.image, model.tiling(tta)
-    in_memory = image.shape[0] * image.shape[1] <= LARGEST
-    voters = [[fold] for fold in model.networks] if model.vote and in_memory else [model.networks]
-    maps = map_each(image, voters, tiling)
-    if model.enlarge and in_memory and model.bundle.diameter is None:
-        first = Seen(Maps(maps.classes[:1]), picture.shape)
-        if are_small(find_and_tell(first, model.bundle.decoder, model.bundle.encoding)[0]):
-            maps = Maps(np.stack([classify_enlarged(image, fold, tiling) for fold in voters]))
-    return Seen(maps, picture.shape)
+    tiling, small = model.tiling(options), prod(view.shape) <= LARGEST
+    voters = model.ensembles(options.vote and small)
+    out = _arrays(view, len(voters), options.decoder or model.bundle.decoder, zeros)
+    maps = map_image(view.read(), view.shape, view.scaling, voters, tiling, view.box, zeros)
+    seen = Seen(maps, view.of, out)
+    if options.enlarge and small and model.bundle.diameter is None and view.pixels is not None:
+        first = Seen(Maps(maps.classes[:1]), view.of)
+        usual = replace(options, decoder=None)
+        if are_small(find_cells(first, model.bundle, usual)[0]):
+            again = [classify_enlarged(view.pixels, voter, tiling) for voter in voters]
+            return replace(seen, maps=Maps(np.stack(again)))
+    return seen
 
 
-def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrays(view: View, voters: int, decoder: str, zeros: Zeros) -> tuple[np.ndarray, ...]:
+    """One for the cells of each voter and, where these are of another size than the image, one."""
+    drawn = _drawn(view.of, view.shape, decoder)
+    whole = [zeros(drawn, np.int32) for _ in range(voters)]
+    return (*whole, *([zeros(view.of, np.int32)] * (drawn != view.of)))
+
+
+def _drawn(of: tuple[int, int], seen: tuple[int, int], decoder: str) -> tuple[int, int]:
+    """(H, W) that cells are drawn with: for the field, the finer of the sizes of map and image."""
+    return max(of, seen) if decoder == "field" else seen
+
+
+def find_cells(
+    seen: Seen, bundle: Bundle, options: Options, zeros: Zeros = np.zeros
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The cells of one map, or those that several agree on.
 
     Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
@@ -253,85 +200,44 @@ def find_and_tell(seen: Seen, decoder: str, encoding: str) -> tuple[np.ndarray, 
     """
     from reunet.instances.voting import vote_and_tell  # not needed before the first tile
 
-    labels, agreement = vote_and_tell(_decoded(seen, decoder, encoding))
+    decoder, voters = options.decoder or bundle.decoder, len(seen.maps.classes)
+    size = seen.maps.classes.shape[1], seen.maps.classes.shape[2]
+    drawn = _drawn(seen.shape, size, decoder)
+    out = seen.out or tuple(zeros(drawn, np.int32) for _ in range(voters))
+    ballots = [_decoded(seen.maps, n, out[n], decoder, bundle.encoding) for n in range(voters)]
+    labels, agreement = vote_and_tell(ballots)
     if labels.shape == seen.shape:
         return labels, agreement
     from reunet.instances.decode import at_size
 
-    drawn = np.empty(seen.shape, np.int32)
-    kept = at_size(labels, drawn)
-    return drawn, None if agreement is None else agreement[kept]
+    result = out[voters] if len(out) > voters else zeros(seen.shape, np.int32)
+    kept = at_size(labels, result)
+    return result, None if agreement is None else agreement[kept]
 
 
-def _decoded(seen: Seen, decoder: str, encoding: str) -> list[np.ndarray]:
-    """The cells of each map, at the finer of the sizes of map and image."""
-    from reunet.instances.decode import decode
-
+def _decoded(maps: Maps, voter: int, out: np.ndarray, decoder: str, encoding: str) -> np.ndarray:
+    """The cells of one map, in `out`, whose size is the one that they are drawn with."""
     if decoder != "field":
-        return [decode(classes, decoder, encoding) for classes in seen.maps.classes]
+        from reunet.instances.decode import decode
+
+        return decode(maps.classes[voter], decoder, encoding, out=out)
     from reunet.instances.peaks import decode_field
 
-    if seen.maps.fields is None:
+    if maps.fields is None:
         raise ValueError("these weights have no distance field: use --decoder regrow")
-    pairs = zip(seen.maps.classes, seen.maps.fields, strict=True)
-    larger = max(seen.shape, seen.maps.classes.shape[1:])
-    return [decode_field(classes, field, shape=larger) for classes, field in pairs]
+    shape = out.shape[0], out.shape[1]
+    return decode_field(maps.classes[voter], maps.fields[voter], shape=shape, out=out)
 
 
-def choose_device(name: str) -> str:
-    """The device of a name in DEVICES: cpu, cuda or mps.
+def keep_wanted(labels: np.ndarray, options: Options, pixel_area: float | None) -> np.ndarray:
+    """Drop, in place, the cells that nobody wants, and number the others 1..N.
 
-    PyTorch, which knows for sure, is only asked where there is a driver: to import it takes longer
-    than to segment a small image. Raises ValueError where this machine lacks the device.
+    labels: (H, W) integers, 0 background. pixel_area: µm², where it is known. Returns the former
+    numbers of those that are left, 0 first, (N + 1,). Raises ValueError where an area in µm² is
+    asked for and the size of a pixel is not known.
     """
-    if name not in DEVICES:
-        raise ValueError(f"device {name!r} does not exist: choose from {', '.join(DEVICES)}")
-    if name == "cpu":
-        return name
-    found = _gpus()
-    if name == "auto":
-        return next(iter(found), "cpu")
-    if name not in found:
-        raise ValueError(f"device {name} is not available on this machine: use --device auto")
-    return name
-
-
-def _gpus() -> list[str]:
-    if not _has_driver():
-        return []
-    try:
-        import torch
-    except ImportError:
-        return []
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    return [name for name, there in found.items() if there]
-
-
-def _has_driver() -> bool:
-    if sys.platform == "darwin":
-        return True
-    if sys.platform == "win32":
-        try:
-            ctypes.CDLL("nvcuda.dll")
-        except OSError:
-            return False
-        return True
-    return any(Path(path).exists() for path in DRIVERS)
-
-
-def default_weights(device: str = "cpu") -> Path:
-    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `weights/` of the checkout.
-
-    On a GPU it is the paper's network where there is one, else the compact one.
-    Raises WeightsError where there is none.
-    """
-    root = os.environ.get("REUNET_WEIGHTS")
-    folder = Path(root) if root else Path(__file__).resolve().parents[1] / "weights"
-    if device != "cpu" and (folder / GPU_BUNDLE).is_dir():
-        return folder / GPU_BUNDLE
-    bundle = folder / DEFAULT_BUNDLE
-    if not bundle.is_dir():
-        raise WeightsError(
-            f"{bundle}: no weights there: give a bundle with --weights or set REUNET_WEIGHTS"
-        )
-    return bundle
+    kept = np.arange(1, int(labels.max(initial=0)) + 1)
+    if options.min_area is not None or options.drop_edge_cells:
+        wanted = parse_min_area(str(options.min_area or 0))
+        kept = filter_cells(labels, wanted.in_pixels(pixel_area), options.drop_edge_cells)
+    return np.append(0, kept)

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from conftest import PICTURES, ROOT, SAMPLE_IMAGES, TINY
-from reunet import pipeline
+from reunet import model as models
+from reunet.errors import WeightsError
+from reunet.inference.ensemble import Average
 from reunet.inference.normalise import normalise_channels, z_score
-from reunet.inference.sliding_window import classify, mean_logits
+from reunet.inference.sliding_window import classify
 from reunet.inference.tiles import FLIPS
 from reunet.io.images import read_image
 from reunet.network import ensemble, openvino_backend, torch_backend
-from reunet.network.bundle import WeightsError, load_tensors, open_bundle
-from reunet.network.ensemble import Fold, Gpu, GpuFold
+from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.ensemble import Fold, Gpu, GpuFold, OnGpu
 from reunet.network.torch_backend import TorchNetwork
 from reunet.network.unet import Architecture, UNet, build
 
@@ -183,7 +185,7 @@ def test_the_oldest_graphs_make_room(cache: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("flips", [FLIPS, FLIPS[:1]], ids=["mirrored", "plain"])
 def test_the_device_averages_as_numpy_does(flips: Sequence[tuple[int, ...]], batch: int) -> None:
     networks = [TorchNetwork(random_module(arch)) for arch in (TINY, Architecture((4, 8), 0.0))]
-    expected = mean_logits(networks, NOISE, flips, 1)
+    expected = Average(networks).mean_logits(NOISE, flips, 1)
     found = networks[0].mean_logits(networks, NOISE, flips, batch)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -233,7 +235,7 @@ def test_batches_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     for free in (0.1e9, 3e9, 10e9, 80e9):
         monkeypatch.setattr(cuda, "mem_get_info", lambda free=free: (int(free), int(80e9)))
-        arch = pipeline.open_bundle(COMPACT).architecture
+        arch = models.open_bundle(COMPACT).architecture
         sizes.append(torch_backend.batch_size(arch, 1024, 5, "cuda"))
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
@@ -260,7 +262,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_folds_are_loaded_when_they_are_used(bundle: Path, loaded: list[str]) -> None:
-    model = pipeline.load_model(bundle, "cpu")
+    model = models.load_model(bundle, "cpu")
     assert loaded == ["0"]
     model.networks[0](NOISE)
     assert loaded == ["0"]
@@ -277,9 +279,9 @@ def test_a_damaged_fold_is_told_when_it_is_used(bundle: Path, number: int) -> No
     path.write_bytes(content)
     if number == 0:
         with pytest.raises(WeightsError, match="damaged"):
-            pipeline.load_model(bundle, "cpu")
+            models.load_model(bundle, "cpu")
         return
-    model = pipeline.load_model(bundle, "cpu")
+    model = models.load_model(bundle, "cpu")
     with pytest.raises(WeightsError, match="damaged"):
         model.networks[1](NOISE)
 
@@ -348,11 +350,11 @@ def blood() -> np.ndarray:
 
 def test_a_gpu_finds_what_the_cpu_finds(bundle: Path) -> None:
     gpu, networks = on_gpu(bundle)
-    model = pipeline.load_model(bundle, "cpu")
+    model = models.load_model(bundle, "cpu")
     tiling = model.tiling()
-    found = classify(blood(), networks, replace(tiling, batch=6))
+    found = classify(blood(), OnGpu(networks), replace(tiling, batch=6))
     assert not gpu.failed
-    expected = classify(blood(), model.networks, tiling)
+    expected = classify(blood(), Average(model.networks), tiling)
     assert set(np.unique(expected)) >= {0, 1}
     assert (found != expected).mean() < 0.001
 
@@ -373,14 +375,14 @@ def test_the_cpu_goes_on_where_a_gpu_fails(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TorchNetwork, "mean_logits", lose)
-    tiling = pipeline.load_model(bundle, "cpu").tiling()
+    tiling = models.load_model(bundle, "cpu").tiling()
     with pytest.warns(RuntimeWarning, match=r"device cpu fails \(CUDA.* on the CPU") as warned:
-        found = classify(blood(), networks, tiling)
+        found = classify(blood(), OnGpu(networks), tiling)
     assert gpu.failed
     assert len(calls) == tiles_before + 1
     assert len(warned) == 1
     assert "\n" not in str(warned[0].message)
-    expected = classify(blood(), [fold.on_cpu for fold in networks], tiling)
+    expected = classify(blood(), Average([fold.on_cpu for fold in networks]), tiling)
     assert (found != expected).mean() < 0.001
 
 
@@ -389,7 +391,7 @@ def test_a_damaged_fold_is_no_fault_of_the_gpu(bundle: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     gpu, networks = on_gpu(bundle)
     with pytest.raises(WeightsError, match="damaged"):
-        classify(blood(), networks, pipeline.load_model(bundle, "cpu", ["0"]).tiling())
+        classify(blood(), Average(networks), models.load_model(bundle, "cpu", ["0"]).tiling())
     assert not gpu.failed
 
 
@@ -398,7 +400,7 @@ def test_a_damaged_fold_is_no_fault_of_the_gpu(bundle: Path) -> None:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_has_driver", lambda: True)
+    monkeypatch.setattr(models, "_has_driver", lambda: True)
 
 
 @pytest.mark.usefixtures("driver")
@@ -410,24 +412,24 @@ def test_auto_takes_the_fastest_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.mps, "is_available", lambda: bool(mps))
-    assert pipeline.choose_device("auto") == expected
-    assert pipeline.choose_device("cpu") == "cpu"
+    assert models.choose_device("auto") == expected
+    assert models.choose_device("cpu") == "cpu"
     for name, there in (("cuda", cuda), ("mps", mps)):
         if there:
-            assert pipeline.choose_device(name) == name
+            assert models.choose_device(name) == name
         else:
             with pytest.raises(ValueError, match=f"{name} is not available"):
-                pipeline.choose_device(name)
+                models.choose_device(name)
 
 
 def test_without_a_driver_pytorch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_has_driver", lambda: False)
+    monkeypatch.setattr(models, "_has_driver", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", fail)
-    assert pipeline.choose_device("auto") == "cpu"
+    assert models.choose_device("auto") == "cpu"
     with pytest.raises(ValueError, match="cuda is not available"):
-        pipeline.choose_device("cuda")
+        models.choose_device("cuda")
     with pytest.raises(ValueError, match="device 'tpu' does not exist"):
-        pipeline.choose_device("tpu")
+        models.choose_device("tpu")
 
 
 @pytest.mark.usefixtures("driver")
@@ -436,21 +438,21 @@ def test_a_gpu_that_fails_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch_backend, "build_network", fail)
     with pytest.raises(ValueError, match=r"device cuda fails .*: use --device cpu"):
-        pipeline.load_model(bundle, "cuda")
+        models.load_model(bundle, "cuda")
     with pytest.warns(RuntimeWarning, match="device cuda fails .* on the CPU"):
-        assert pipeline.load_model(bundle, "auto").device == "cpu"
+        assert models.load_model(bundle, "auto").device == "cpu"
 
 
 def test_a_gpu_gets_the_papers_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUNET_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match="no weights there"):
-        pipeline.default_weights("cpu")
+        models.default_weights("cpu")
     (tmp_path / "compact").mkdir()
-    assert pipeline.default_weights("cuda") == tmp_path / "compact"
+    assert models.default_weights("cuda") == tmp_path / "compact"
     (tmp_path / "paper").mkdir()
-    assert pipeline.default_weights("cuda") == tmp_path / "paper"
-    assert pipeline.default_weights("mps") == tmp_path / "paper"
-    assert pipeline.default_weights("cpu") == tmp_path / "compact"
+    assert models.default_weights("cuda") == tmp_path / "paper"
+    assert models.default_weights("mps") == tmp_path / "paper"
+    assert models.default_weights("cpu") == tmp_path / "compact"
 
 
 def test_a_stored_graph_with_a_changed_byte_is_not_believed(

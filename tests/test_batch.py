@@ -16,20 +16,23 @@ import tifffile
 from PIL import Image
 
 from conftest import save_tiny_bundle
-from reunet.io.images import ImageError, Picture, read_image, read_label
-from reunet.pipeline import Model, load_model, segment
+from reunet.errors import ImageError
+from reunet.io.images import read_label
+from reunet.io.source import Source, open_source
+from reunet.model import Model, load_model
+from reunet.options import Options
+from reunet.pipeline import segment
 from reunet.run.batch import AHEAD, Outcome, segment_files
 
-READING, NETWORK = "reunet.run.batch.read_image", "reunet.run.batch.see"
+READING, NETWORK = "reunet.run.batch.open_source", "reunet.run.batch.see"
 DECODING, WRITING = "reunet.instances.decode.decode", "reunet.run.finish.write_label"
+SIMPLE = Options(tta=False, enlarge=False, vote=False)  # so that every step runs once
 PATIENCE = 20  # s that a thread waits for another before the test has failed
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """One look at each image and no votes, so that every step runs once."""
-    tiny = load_model(save_tiny_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
-    return dataclasses.replace(tiny, enlarge=False, vote=False)
+    return load_model(save_tiny_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
 
 
 @pytest.fixture
@@ -45,9 +48,9 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def run(images: list[Path], output: Path, model: Model, **options: bool) -> list[Outcome]:
+def run(images: list[Path], output: Path, model: Model, **how: bool) -> list[Outcome]:
     output.mkdir(exist_ok=True)
-    return list(segment_files(images, output, model, tta=False, decoder=None, **options))
+    return list(segment_files(images, output, model, SIMPLE, **how))
 
 
 def replace(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[[], object]) -> None:
@@ -68,7 +71,7 @@ def test_the_labels_are_those_of_one_image_at_a_time(
     outcomes = run(images, tmp_path / "out", model)
     assert [outcome.image for outcome in outcomes] == images
     for outcome in outcomes:
-        expected = segment(outcome.image, model, tta=False)
+        expected = segment(outcome.image, model, SIMPLE)
         np.testing.assert_array_equal(read_label(outcome.label), expected)
         assert outcome.cells == expected.max()
         assert set(outcome.seconds) == {"reading", "network", "decoding", "writing"}
@@ -104,11 +107,11 @@ def test_few_pictures_are_in_memory(
 
     read, held: pictures that have been read, and are in memory, beside those read AHEAD.
     """
-    pictures: list[weakref.ref[Picture]] = []
+    pictures: list[weakref.ref[Source]] = []
     found: list[tuple[int, int]] = []
 
-    def read_and_watch(path: Path) -> Picture:
-        picture = read_image(path)
+    def read_and_watch(path: Path) -> Source:
+        picture = open_source(path)
         pictures.append(weakref.ref(picture))
         return picture
 
@@ -177,7 +180,7 @@ def test_an_interrupt_gives_out_what_is_past_the_network(
     before = threading.active_count()
     done = []
     (tmp_path / "out").mkdir()
-    outcomes = segment_files(images, tmp_path / "out", model, tta=False, decoder=None)
+    outcomes = segment_files(images, tmp_path / "out", model, SIMPLE)
     with pytest.raises(KeyboardInterrupt):
         done.extend(outcome.image for outcome in outcomes)
     assert done == images[:4]
@@ -209,7 +212,9 @@ def test_resume_makes_only_what_is_not_there_or_not_from_this(
         assert (path.read_bytes() == whole[path]) == (number != 5)
         assert outcomes[number].cells == read_label(path).max()
 
-    changed = segment_files(images, output, model, tta=False, decoder="paper", resume=True)
+    changed = segment_files(
+        images, output, model, dataclasses.replace(SIMPLE, decoder="paper"), resume=True
+    )
     assert not any(outcome.kept for outcome in changed)
 
 
@@ -236,20 +241,18 @@ def test_a_bad_image_does_not_take_the_name_of_a_good_one(tmp_path: Path, model:
         assert late.error == f"{paths[2]}: its label would overwrite that of a.tif; rename one"
 
 
-def test_slides_go_their_own_way(
+def test_slides_go_the_way_of_all_images(
     images: list[Path], tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From SLIDE_PIXELS on, TIFF or not: the same labels, kept by --resume as others are."""
     tifffile.imwrite(tmp_path / "tiff.tif", np.asarray(Image.open(images[11])), compression="zlib")
     paths = [images[0], images[11], tmp_path / "tiff.tif"]
-    small, large, _ = expected = [segment(path, model, tta=False) for path in paths]
-    for module in ("run.batch", "slides"):
-        monkeypatch.setattr(f"reunet.{module}.SLIDE_PIXELS", large.size)
+    _, large, _ = expected = [segment(path, model, SIMPLE) for path in paths]
+    monkeypatch.setattr("reunet.io.source.SLIDE_PIXELS", large.size)
     for resume in (False, True):
         outcomes = run(paths, tmp_path / "out", model, resume=resume)
         for outcome, labels in zip(outcomes, expected, strict=True):
             assert (outcome.error, outcome.kept, outcome.cells) == (None, resume, labels.max())
-            assert outcome.kept or ("slide" in outcome.seconds) == (labels is not small)
             np.testing.assert_array_equal(read_label(outcome.label), labels)
 
 
@@ -265,7 +268,7 @@ def test_memory_stays_flat_over_500_images(tmp_path: Path) -> None:
         link.hardlink_to(path)
     (tmp_path / "out").mkdir()
     megabytes = []
-    for outcome in segment_files(paths, tmp_path / "out", model, tta=False, decoder=None):
+    for outcome in segment_files(paths, tmp_path / "out", model, SIMPLE):
         assert outcome.error is None
         megabytes.append(resident_megabytes())
     start, end = max(megabytes[50:150]), max(megabytes[-100:])

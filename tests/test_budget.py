@@ -22,7 +22,9 @@ from reunet.inference.budget import (
 )
 from reunet.inference.tiles import WIDE_STEP, Tiling, tile_windows
 from reunet.io.images import list_images, read_label
-from reunet.pipeline import load_model, segment
+from reunet.model import load_model
+from reunet.options import Options
+from reunet.pipeline import segment
 from reunet.run.batch import segment_files
 
 SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)
@@ -91,15 +93,15 @@ def test_the_process_has_an_age() -> None:
 
 @pytest.mark.parametrize(("seconds", "tta"), [(1e6, True), (1e6, False), (1e-6, True)])
 def test_fit_takes_all_there_is_time_for(seconds: float, tta: bool) -> None:
-    model = replace(load_model(device="cpu"), step=0.5)
+    model, options = load_model(device="cpu"), Options(tta=tta, step=0.5)
     three = replace(model, networks=model.networks[:1] * 3, folds=("a", "b", "c"))
-    few, mirror, note = fit(three, SHAPE, seconds, tta, paces={})
+    few, asked, note = fit(three, options, SHAPE, seconds, paces={})
     if seconds > 1:
-        assert (len(few.networks), mirror) == (3, tta)
+        assert (len(few.networks), asked.tta) == (3, tta)
         assert "longer than allowed" not in note
     else:
-        assert (few.folds, mirror) == (("a",), False)
-        assert few.tiling().step > three.tiling().step
+        assert (few.folds, asked.tta) == (("a",), False)
+        assert asked.step > options.step
         assert "longer than allowed" in note
 
 
@@ -114,7 +116,7 @@ def test_a_pace_is_measured_once_a_tile() -> None:
     model = replace(model, bundle=replace(model.bundle, tile=512, smallest=320))
     paces: dict[tuple[int, int], float] = {}
     for shape in (SHAPE, SHAPE, (100, 100), (3000, 3000)):
-        fit(model, shape, 10, True, paces)
+        fit(model, Options(), shape, 10, paces)
     assert sorted(set(calls)) == sorted(paces)
     assert len(calls) == 2 * len(paces) == 4
 
@@ -122,11 +124,11 @@ def test_a_pace_is_measured_once_a_tile() -> None:
 def test_too_small_a_budget_does_the_least_and_says_so(tmp_path: Path) -> None:
     image = list_images(SAMPLE_IMAGES)[0]
     model = load_model(device="cpu")
-    [outcome] = segment_files([image], tmp_path, model, tta=True, decoder=None, budget="0.001")
+    [outcome] = segment_files([image], tmp_path, model, Options(budget="0.001"))
     assert outcome.error is None
     assert any("longer than allowed" in note for note in outcome.notes)
-    first = replace(model, networks=model.networks[:1], step=0.75, enlarge=False)
-    np.testing.assert_array_equal(read_label(outcome.label), segment(image, first, tta=False))
+    least = segment(image, model.first(1), tta=False, step=0.75, enlarge=False)
+    np.testing.assert_array_equal(read_label(outcome.label), least)
 
 
 def test_a_bad_budget_starts_nothing(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The command as its users meet it: in a process of its own, with its exit codes."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from PIL import Image
 import reunet
 from conftest import REUNET, ROOT, SAMPLES
 from reunet import cli, pipeline
+from reunet import model as models
 from reunet.io.images import read_label
-from reunet.network import bundle
+from reunet.options import Options
 
 YEAST = "baby_yeast_bf__prime95b_testC_tp3"
 
@@ -73,13 +76,13 @@ def test_empty_tiles_are_predicted_if_asked(
     option: str, passes: int, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (60, 40), 255).save(tmp_path / "glass.png")
-    model, seen = pipeline.load_model(bundle, "cpu"), []
+    model, seen = models.load_model(bundle, "cpu"), []
 
     def network(tiles: np.ndarray) -> np.ndarray:
         seen.append(tiles)
         return model.networks[0](tiles)
 
-    monkeypatch.setattr(pipeline, "load_model", lambda *_: replace(model, networks=(network,)))
+    monkeypatch.setattr(models, "load_model", lambda *_: replace(model, networks=(network,)))
     arguments = ["predict", str(tmp_path / "glass.png"), str(tmp_path / "out"), "--no-tta", option]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
     assert len(seen) == passes
@@ -121,13 +124,13 @@ def test_folds_vote_unless_they_are_averaged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ballots, find = [], pipeline.find_and_tell
+    ballots, find = [], pipeline.find_cells
 
-    def spy(seen: pipeline.Seen, *about: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def spy(seen: pipeline.Seen, *about: Any) -> tuple[np.ndarray, np.ndarray | None]:
         ballots.append(len(seen.maps.classes))
         return find(seen, *about)
 
-    monkeypatch.setattr("reunet.run.batch.find_and_tell", spy)
+    monkeypatch.setattr("reunet.run.batch.find_cells", spy)
     source, output = images / "grey.tif", tmp_path / "out"
     arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
@@ -186,11 +189,17 @@ def test_evaluate_prints_the_metric_and_writes_the_table(tmp_path: Path) -> None
     assert run("evaluate", "--gt", tmp_path / "no", "--seg", labels).returncode == 2
 
 
-def test_the_choices_are_those_of_the_modules() -> None:
-    """The command names them itself: it must not import torch to print its help."""
-    assert cli.DEVICES == pipeline.DEVICES
-    assert cli.DECODERS == bundle.DECODERS
-    assert cli.ENCODINGS == bundle.ENCODINGS
+def test_every_option_is_a_flag_and_the_other_way_round() -> None:
+    """What Python calls `Options` are the flags of the command that decide what labels show."""
+    of_the_run = {"source", "output", "weights", "device", "folds", "resume", "report"}
+    of_outputs = {"overlays", "table", "html", "formats"}
+    flags = {parameter.name for parameter in cli.predict.params}
+    python_alone = {"step"}
+    fields = {field.name for field in dataclasses.fields(Options)}
+    assert fields - python_alone == flags - of_the_run - of_outputs
+    given = cli.predict.make_context("predict", ["in", "out"]).params
+    for name in fields - python_alone:
+        assert given[name] == getattr(Options(), name), name
 
 
 def test_version() -> None:

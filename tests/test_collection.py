@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from reunet.errors import ImageError
 from reunet.io.collection import Labels, case_names, own_labels, passed_over
-from reunet.io.images import ImageError
 from reunet.metric import read_modalities, score_folder
 from reunet.training.data.dataset import find_label
 

@@ -16,7 +16,8 @@ from reunet.instances.encode import encode
 from reunet.io.images import read_image, read_label
 from reunet.io.labels import label_path, write_label
 from reunet.metric import TILED_FROM, score_pair
-from reunet.pipeline import Model, load_model, segment
+from reunet.model import Model, load_model
+from reunet.pipeline import segment
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (70, 90, 3), dtype=np.uint8)
@@ -168,8 +169,8 @@ def test_70000_cells(model: Model, tmp_path: Path) -> None:
     """From the picture to the label file and the score, with a network that sees what is there."""
     truth = grid(70_000, 6, 8, (2128, 2128))
     pixels = LEVELS[encode(truth, "thin")]
-    sees = replace(reading(model, pixels, "thin"), enlarge=False)
-    labels = segment(pixels, sees, tta=False)
+    sees = reading(model, pixels, "thin")
+    labels = segment(pixels, sees, tta=False, enlarge=False)
     assert_labels(labels, truth.shape)
     np.testing.assert_array_equal(labels, truth)
     path = tmp_path / "a_label.tiff"

@@ -14,12 +14,14 @@ from PIL import Image
 
 from conftest import REUNET, SAMPLE_IMAGES
 from reunet.inference import sliding_window
+from reunet.inference.ensemble import Average
 from reunet.inference.normalise import normalise_channels
 from reunet.instances.decode import decode
-from reunet.io.images import read_image, read_label
-from reunet.io.labels import label_path
-from reunet.pipeline import Model, load_model, segment
-from reunet.slides import segment_slide
+from reunet.io import source
+from reunet.io.images import read_image
+from reunet.model import Model, load_model
+from reunet.options import Options
+from reunet.pipeline import segment
 
 NAMES = sorted(path.stem for path in SAMPLE_IMAGES.iterdir())
 
@@ -96,18 +98,22 @@ def test_threads_of_pytorch(crops: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whole_and_streamed(name: str, crops: Path, model: Model, tmp_path: Path) -> None:
+def test_whole_and_streamed(
+    name: str, crops: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = crops / f"{name}.png"
-    label = label_path(path, tmp_path)
-    model = dataclasses.replace(model, enlarge=False, vote=False)  # as slides are segmented
-    segment_slide(path, label, model, tta=False)
-    np.testing.assert_array_equal(read_label(label), segment(path, model, tta=False))
+    options = Options(tta=False, enlarge=False, vote=False)  # as slides are segmented
+    whole = segment(path, model, options)
+    monkeypatch.setattr(source, "SLIDE_PIXELS", 1)
+    np.testing.assert_array_equal(segment(path, model, options), whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_whole_and_streamed_samples(name: str, model: Model, tmp_path: Path) -> None:
-    test_whole_and_streamed(name, SAMPLE_IMAGES, model, tmp_path)
+def test_whole_and_streamed_samples(
+    name: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_whole_and_streamed(name, SAMPLE_IMAGES, model, monkeypatch)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "torch"])
@@ -120,7 +126,9 @@ def test_batches_of_one_and_of_eight(
     tiling = dataclasses.replace(model.tiling(), tile=128, smallest=64)
     image = normalise_channels(read_image(crops / f"{NAMES[2]}.png").pixels)
     one, eight = (
-        sliding_window.predict_logits(image, model.networks, dataclasses.replace(tiling, batch=n))
+        sliding_window.predict_logits(
+            image, Average(model.networks), dataclasses.replace(tiling, batch=n)
+        )
         for n in (1, 8)
     )
     np.testing.assert_allclose(one, eight, atol=1e-4)

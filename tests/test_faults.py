@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,16 @@ from PIL import Image
 
 from conftest import REUNET, ROOT, save_tiny_bundle
 from reunet import cli
+from reunet.io.atomic import remove_leftovers, replacing
 from reunet.io.images import read_label
-from reunet.io.labels import remove_leftovers, replacing
+from reunet.model import Model, load_model
 from reunet.network import torch_backend
-from reunet.pipeline import Model, load_model, segment
+from reunet.options import Options
+from reunet.pipeline import segment
 from reunet.run import batch, finish
 from reunet.run.batch import segment_files
 
+SIMPLE = Options(tta=False, vote=False)
 SHAPES = [(40, 50), (150, 140), (160, 150), (170, 160), (180, 170), (44, 50)]  # (H, W)
 
 
@@ -42,7 +44,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(weights: Path) -> Model:
     """Its folds, drawn at random, would agree on hardly a cell."""
-    return replace(load_model(weights, "cpu"), vote=False)
+    return load_model(weights, "cpu")
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def assert_right(images: Path, output: Path, model: Model, names: Sequence[str])
         f"{n}_label.tiff" for n in names
     )
     for name in names:
-        expected = segment(images / f"{name}.png", model, tta=False)
+        expected = segment(images / f"{name}.png", model, SIMPLE)
         np.testing.assert_array_equal(read_label(output / f"{name}_label.tiff"), expected)
 
 
@@ -192,7 +194,7 @@ def test_an_output_folder_that_vanishes(
     output.mkdir()
     between_images(monkeypatch, "write_label", lambda: shutil.rmtree(output))
     paths = sorted(images.iterdir())
-    first, *others = segment_files(paths, output, model, tta=False, decoder=None)
+    first, *others = segment_files(paths, output, model, SIMPLE)
     assert first.error is None
     for outcome in others:
         assert outcome.error
@@ -205,7 +207,7 @@ def test_images_are_not_segmented_for_a_folder_that_is_gone(
 ) -> None:
     monkeypatch.delattr("reunet.run.batch.see")
     paths = sorted(images.iterdir())
-    for outcome in segment_files(paths, tmp_path / "out", model, tta=False, decoder=None):
+    for outcome in segment_files(paths, tmp_path / "out", model, SIMPLE):
         assert "is gone; make the folder" in (outcome.error or "")
 
 
@@ -215,9 +217,9 @@ def test_an_image_that_is_deleted_before_its_turn(
     output = tmp_path / "out"
     output.mkdir()
     victim = images / "3.png"
-    between_images(monkeypatch, "read_image", victim.unlink, call=3)
+    between_images(monkeypatch, "open_source", victim.unlink, call=3)
     paths = sorted(images.iterdir())
-    outcomes = {o.image: o for o in segment_files(paths, output, model, tta=False, decoder=None)}
+    outcomes = {o.image: o for o in segment_files(paths, output, model, SIMPLE)}
     assert f"{victim}: no such file or directory" in (outcomes.pop(victim).error or "")
     assert all(outcome.error is None for outcome in outcomes.values())
 
@@ -240,17 +242,17 @@ def test_an_image_that_is_still_being_copied(ending: str, model: Model, tmp_path
                 file.write(content[start : start + 500])
             time.sleep(0.01)
 
-    expected = segment(pixels, model, tta=False)
+    expected = segment(pixels, model, SIMPLE)
     errors = 0
     copying = threading.Thread(target=grow)
     copying.start()
     while copying.is_alive():
-        (o,) = segment_files([path], output, model, tta=False, decoder=None, resume=True)
+        (o,) = segment_files([path], output, model, SIMPLE, resume=True)
         errors += o.error is not None
         assert o.error is None or o.error.startswith(f"{path}: ")
     copying.join()
     assert errors
-    (o,) = segment_files([path], output, model, tta=False, decoder=None, resume=True)
+    (o,) = segment_files([path], output, model, SIMPLE, resume=True)
     assert o.error is None
     np.testing.assert_array_equal(read_label(o.label), expected)
 
@@ -349,7 +351,7 @@ def test_a_gpu_that_fails_in_mid_run(
         assert device == "cuda"
         return FailingNetwork(build(arch, tensors, "cpu").module)
 
-    monkeypatch.setattr("reunet.pipeline.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("reunet.model.choose_device", lambda _: "cuda")
     monkeypatch.setattr(torch_backend, "batch_size", lambda *_: 4)
     monkeypatch.setattr(torch_backend, "build_network", on_gpu)
     output = tmp_path / "out"

@@ -17,7 +17,8 @@ import tifffile
 from PIL import Image
 
 from conftest import REUNET, ROOT
-from reunet.io.images import ImageError, one_line, read_image
+from reunet.errors import ImageError, one_line
+from reunet.io.images import read_image
 from reunet.io.labels import label_path, write_label
 
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"

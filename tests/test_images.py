@@ -14,8 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from reunet.errors import ImageError
 from reunet.io import images, tiff
-from reunet.io.images import ImageError, list_images, native, read_image, read_label
+from reunet.io.images import list_images, native, read_image, read_label
 from reunet.io.labels import label_path, write_label
 
 H, W = 23, 37

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from conftest import SAMPLES
 from reunet.instances import growth
-from reunet.instances.decode import DECODERS, decode
+from reunet.instances.decode import CLASS_DECODERS, decode
 from reunet.instances.encode import BACKGROUND, BOUNDARY, ENCODINGS, INTERIOR, encode
 from reunet.instances.growth import FREE, grow
 from reunet.instances.regions import Regions, across_corners, cut, unite
@@ -228,7 +228,7 @@ def test_random_maps_hold_cells() -> None:
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 def test_real_cells_in_bands_of_any_height(path: Path, encoding: str) -> None:
     classes = encode(read_label(path), encoding)
-    for decoder in DECODERS:
+    for decoder in CLASS_DECODERS:
         whole = decode(classes, decoder, encoding, band=len(classes))
         assert whole.max() > 3
         for band in (7, 50, 128):
@@ -386,7 +386,7 @@ def test_union_find_along_a_shuffled_path_ends() -> None:
     assert not unite(path.size, path[1:], path[:-1]).any()
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 def test_specks_are_dropped_and_numbers_follow_the_picture(decoder: str) -> None:
     classes = np.zeros((30, 20), np.uint8)
     classes[12:16, :4], classes[20:23, 10:15], classes[5:11, 15:] = INTERIOR, INTERIOR, INTERIOR
@@ -396,7 +396,7 @@ def test_specks_are_dropped_and_numbers_follow_the_picture(decoder: str) -> None
     assert (found[12:16, :4] == 2).all()
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (40, 40)])
 def test_pictures_of_one_class(decoder: str, shape: tuple[int, int]) -> None:
     for value in (BACKGROUND, INTERIOR, BOUNDARY):
@@ -410,7 +410,7 @@ def test_pictures_of_one_class(decoder: str, shape: tuple[int, int]) -> None:
             np.testing.assert_array_equal(found, np.full(shape, int(large)))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 def test_time_does_not_grow_with_the_number_of_cells(decoder: str) -> None:
     def seconds(cell: int) -> float:
         tile = np.zeros((cell, cell), np.uint8)
@@ -425,7 +425,7 @@ def test_time_does_not_grow_with_the_number_of_cells(decoder: str) -> None:
     assert many < 8 * few + 0.2  # 64 times the cells
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 def test_memory_is_that_of_a_band_however_high_the_picture(decoder: str, tmp_path: Path) -> None:
     classes = np.tile(encode(read_label(TRUTHS[0])), (40, 2))
     stored = np.memmap(tmp_path / "classes", np.uint8, "w+", shape=classes.shape)
@@ -440,7 +440,7 @@ def test_memory_is_that_of_a_band_however_high_the_picture(decoder: str, tmp_pat
     np.testing.assert_array_equal(out, decode(classes, decoder))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 def test_the_order_of_the_axes_in_memory_makes_no_difference(decoder: str) -> None:
     classes = noisy_classes(3)
     np.testing.assert_array_equal(
@@ -448,7 +448,7 @@ def test_the_order_of_the_axes_in_memory_makes_no_difference(decoder: str) -> No
     )
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", CLASS_DECODERS)
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
 def test_no_pixels_no_cells(decoder: str, shape: tuple[int, int]) -> None:
     assert decode(np.zeros(shape, np.uint8), decoder).shape == shape

@@ -149,7 +149,7 @@ def test_filters_leave_cells_out_of_everything(images: Path, bundle: Path, tmp_p
     page = (filtered / "report.html").read_text(encoding="utf-8")
     assert page.count(f"min area {least} px, no edge cells") == 1
     settings = json.loads((filtered / "report.json").read_text())["settings"]
-    assert settings["min_area"] == f"{least} px"
+    assert settings["min_area"] == str(least)
     assert settings["drop_edge_cells"] is True
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from conftest import save_tiny_bundle
 from reunet import cli
-from reunet.io.images import ImageError, read_label
-from reunet.pipeline import load_model
+from reunet.errors import ImageError
+from reunet.io.images import read_label
+from reunet.model import load_model
 from reunet.run import report
 from reunet.run.batch import Outcome
 from reunet.run.report import reporting

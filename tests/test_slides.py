@@ -19,15 +19,19 @@ from PIL import Image
 from scipy import ndimage
 
 from conftest import SAMPLE_IMAGES
-from reunet import slides
-from reunet.inference.normalise import find_stretches, normalise_channels, scaling_of
+from reunet.errors import ImageError
+from reunet.inference.normalise import normalise_channels, scaling_of
+from reunet.inference.scale import windows
 from reunet.inference.tiles import content_box
-from reunet.io import tiff_rows
-from reunet.io.images import ImageError, read_image, read_label
+from reunet.io import scratch, source, tiff_rows
+from reunet.io.images import read_image, read_label
+from reunet.io.source import slide_shape, stream
+from reunet.model import Model, load_model
 from reunet.network.bundle import open_bundle
-from reunet.pipeline import Model, load_model, segment
-from reunet.run.finish import Finish
-from reunet.slides import open_slide, segment_slide, slide_shape, survey, windows
+from reunet.options import Options
+from reunet.pipeline import predict
+from reunet.run.batch import segment_files
+from reunet.survey import FLAT_WITH_ALPHA, survey
 
 RNG = np.random.default_rng(0)
 H, W = 100, 140  # px; neither a multiple of a strip or tile, nor of a band
@@ -37,13 +41,15 @@ FLOAT = np.where(RNG.random((H, W)) < 0.01, np.nan, RNG.standard_normal((H, W)))
 CHANNELS = RNG.integers(0, 4096, (5, H, W), dtype=np.uint16)
 STACK = RNG.integers(0, 256, (2, 3, 4, H, W), dtype=np.uint8)  # ImageJ's order: T Z C Y X
 TALL = np.repeat(RGB, 5, axis=0)  # several bands
+SIMPLE = Options(tta=False, enlarge=False, vote=False)
 SMOOTH = ndimage.uniform_filter(RGB, (9, 9, 1))
 
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (slides, tiff_rows):
+    for module in (source, tiff_rows):
         monkeypatch.setattr(module, "ROWS", 24)
+    monkeypatch.setattr(source, "SLIDE_PIXELS", 1)
 
 
 # --- reading
@@ -160,7 +166,7 @@ def test_bands_make_up_the_image(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.tif"
     TIFFS[name](path)
     whole = read_image(path)
-    slide = open_slide(path)
+    slide = stream(path)
     assert slide.shape == whole.pixels.shape[:2]
     for _ in range(2):
         bands = list(slide.bands())
@@ -175,7 +181,7 @@ def test_bands_make_up_the_image(tmp_path: Path, name: str) -> None:
 def test_other_formats(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     Image.fromarray(RGB).save(path)
-    bands = [band.pixels for band in open_slide(path).bands()]
+    bands = [band.pixels for band in stream(path).bands()]
     assert len(bands) > 1
     np.testing.assert_array_equal(np.concatenate(bands), read_image(path).pixels)
 
@@ -185,7 +191,7 @@ def test_which_files_are_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16))
     Image.fromarray(RGB).save(tmp_path / "a.png")
     for pixels, expected in ((H * W, True), (H * W + 1, False)):
-        monkeypatch.setattr(slides, "SLIDE_PIXELS", pixels)
+        monkeypatch.setattr(source, "SLIDE_PIXELS", pixels)
         assert bool(slide_shape(path)) is expected
         assert not slide_shape(tmp_path / "a.png")  # its size is known when it has been decoded
     with pytest.raises(ImageError, match="no such file"):
@@ -215,7 +221,7 @@ def test_every_strip_and_tile_is_decoded_once(
             yield data, number
 
     monkeypatch.setattr(tifffile.FileHandle, "read_segments", note)
-    read = windows(band.pixels for band in open_slide(path).bands())
+    read = windows(band.pixels for band in stream(path).bands())
     for top in range(0, 5 * H - 64, 32):  # as the tiles of the network overlap
         np.testing.assert_array_equal(read(top, top + 64), TALL[top : top + 64])
     read(5 * H - 1, 5 * H)
@@ -246,14 +252,14 @@ def test_windows_hold_only_what_they_show() -> None:
     assert bottom > 150
 
 
-def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_height(tmp_path: Path, model: Model) -> None:
     path = tmp_path / "a.tif"
     strips = (RGB.tobytes() for _ in range(200))
     tifffile.imwrite(
         path, strips, shape=(200 * H, W, 3), dtype=np.uint8, rowsperstrip=H, photometric="rgb"
     )
     tracemalloc.start()
-    survey(open_slide(path))
+    survey(stream(path), model, Options())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < path.stat().st_size / 5
@@ -286,14 +292,14 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_survey_finds_the_numbers_of_the_whole(tmp_path: Path, name: str) -> None:
+def test_survey_finds_the_numbers_of_the_whole(tmp_path: Path, name: str, model: Model) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PICTURES[name], rowsperstrip=10, compression="zlib")
     whole = read_image(path)
     normalised = normalise_channels(whole.pixels)
     box = content_box(normalised.transpose(2, 0, 1))
-    found = survey(open_slide(path))
-    assert found.stretches == find_stretches(lambda: [whole.pixels])
+    found = survey(stream(path), model, Options())
+    np.testing.assert_array_equal(found.read()(0, len(normalised)), normalised)
     assert found.box == box
     scaling = scaling_of(normalised, box)
     np.testing.assert_array_equal(found.scaling.mean, scaling.mean)
@@ -316,17 +322,20 @@ def model(bundle: Path) -> Model:
     return Model(open_bundle(bundle), (local_contrast,), ("0",), "cpu")
 
 
-def assert_labels_are_those_of_the_whole(path: Path, model: Model, **options: Any) -> None:
-    """The labels of one look, averaged: slides are too large for a second look and for votes."""
-    model = replace(model, enlarge=False, vote=False)
+def assert_labels_are_those_of_the_whole(path: Path, model: Model, **choices: Any) -> None:
+    """The labels of one pass, averaged: slides are too large for a second pass and for votes."""
+    options = replace(SIMPLE, **choices)
     label = path.parent / "labels" / "a_label.tiff"
     label.parent.mkdir(exist_ok=True)
-    cells, notes = segment_slide(path, label, model, **options)
-    expected = segment(path, model, **options)
+    [outcome] = segment_files([path], label.parent, model, options)
+    whole = read_image(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "SLIDE_PIXELS", 10**9)
+        expected = predict(path, model, options).labels
     np.testing.assert_array_equal(read_label(label), expected)
-    assert cells == expected.max()
-    of_file = {note for note in notes if "cells of about" not in note}
-    assert of_file == set(read_image(path).notes)
+    assert outcome.cells == expected.max()
+    of_file = {n for n in outcome.notes if "cells of about" not in n and "µm" not in n}
+    assert of_file == set(whole.notes)
     assert [file.name for file in label.parent.iterdir()] == [label.name]
 
 
@@ -334,7 +343,7 @@ def assert_labels_are_those_of_the_whole(path: Path, model: Model, **options: An
 def test_labels_of_every_kind_of_file(tmp_path: Path, name: str, model: Model) -> None:
     path = tmp_path / "a.tif"
     TIFFS[name](path)
-    assert_labels_are_those_of_the_whole(path, model, tta=False)
+    assert_labels_are_those_of_the_whole(path, model)
 
 
 SLIDE_LAYOUTS: list[dict[str, Any]] = [
@@ -358,7 +367,7 @@ def test_labels_of_real_images(
     pixels = np.asarray(Image.open(sample))[:300, :340]
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, **SLIDE_LAYOUTS[layout])
-    assert_labels_are_those_of_the_whole(path, model, decoder=decoder, tta=False)
+    assert_labels_are_those_of_the_whole(path, model, decoder=decoder)
     assert read_label(tmp_path / "labels" / "a_label.tiff").max() > 10
 
 
@@ -366,10 +375,10 @@ def test_labels_of_real_images(
 def test_labels_of_the_real_network(tmp_path: Path, sample: Path) -> None:
     compact = load_model(device="cpu")
     bundle = replace(compact.bundle, tile=128, smallest=64)
-    small = replace(compact, bundle=bundle, diameter=bundle.diameter)  # seen as it is
+    small = replace(compact, bundle=bundle)
     path = tmp_path / "a.tif"
     pyramid(path, np.asarray(Image.open(sample).convert("RGB"))[:300, :200], tile=(32, 32))
-    assert_labels_are_those_of_the_whole(path, small, tta=False)
+    assert_labels_are_those_of_the_whole(path, small, diameter=bundle.diameter)  # as it is
     assert read_label(tmp_path / "labels" / "a_label.tiff").max() > 0
 
 
@@ -377,23 +386,14 @@ def test_labels_of_the_real_network(tmp_path: Path, sample: Path) -> None:
 def test_labels_of_odd_pictures(tmp_path: Path, name: str, model: Model) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PICTURES[name], rowsperstrip=10, compression="zlib")
-    assert_labels_are_those_of_the_whole(path, model, tta=False)
-
-
-def test_maps_on_disk(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slides, "IN_MEMORY", 0)
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, SMOOTH, photometric="rgb", tile=(32, 32))
     assert_labels_are_those_of_the_whole(path, model)
 
 
-def test_origin_goes_into_the_label(tmp_path: Path, model: Model) -> None:
+def test_maps_on_disk(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     path = tmp_path / "a.tif"
-    writing = partial(Finish().write, origin="from nowhere", size=None)
-    tifffile.imwrite(path, SMOOTH, photometric="rgb")
-    segment_slide(path, tmp_path / "b.tiff", model, tta=False, write=writing)
-    with tifffile.TiffFile(tmp_path / "b.tiff") as tif:
-        assert "from nowhere" in tif.pages.first.description
+    tifffile.imwrite(path, SMOOTH, photometric="rgb", tile=(32, 32))
+    assert_labels_are_those_of_the_whole(path, model)
 
 
 # --- errors
@@ -403,9 +403,8 @@ def assert_fails(path: Path, model: Model, *names: str) -> None:
     """One line that names these, and nothing left behind."""
     label = path.parent / "labels" / "a_label.tiff"
     label.parent.mkdir(exist_ok=True)
-    with pytest.raises(ImageError) as caught:
-        segment_slide(path, label, model, tta=False)
-    message = str(caught.value)
+    [outcome] = segment_files([path], label.parent, model, SIMPLE)
+    message = outcome.error or ""
     assert len(message.splitlines()) == 1
     assert "; " in message
     for name in names:
@@ -496,14 +495,14 @@ def test_a_full_disk_is_seen_before_the_network_starts(
 ) -> None:
     full = os.statvfs_result((4096, 4096, 1000, 0, 0, 1000, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    monkeypatch.setattr(slides, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(scratch, "IN_MEMORY", in_memory)
     assert_fails(path, replace(model, networks=(refuse,)), "a_label.tiff", "0 MB are free")
 
 
 def test_room_that_others_took_meanwhile(
     path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slides, "IN_MEMORY", 0)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     with largest_file(2 * H * W):  # the classes fit, the labels do not
         assert_fails(path, replace(model, networks=(refuse,)), "a_label.tiff", "file too large")
 
@@ -513,23 +512,21 @@ def test_disk_that_fills_up_while_the_label_is_written(path: Path, model: Model)
         assert_fails(path, model, "a_label.tiff", "file too large")
 
 
-def test_label_in_a_folder_that_is_not_there(path: Path, model: Model) -> None:
-    with pytest.raises(ImageError, match=r"none/a_label\.tiff: no such file"):
-        segment_slide(path, path.parent / "none" / "a_label.tiff", model)
-
-
 def test_maps_on_disk_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slides, "IN_MEMORY", 0)
-    with slides.scratch((50, 40), np.int32, tmp_path / "a_label.tiff") as array:
-        assert not array.any()
-        array[:] = 7
-        assert not list(tmp_path.iterdir())  # so a killed process leaves nothing either
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    array = scratch.zeros((50, 40), np.int32, tmp_path / "a_label.tiff")
+    assert isinstance(array, np.memmap)
+    assert not array.any()
+    array[:] = 7
+    assert not list(tmp_path.iterdir())  # so a killed process leaves nothing either
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_a_picture_in_the_alpha_channel_alone_is_told(tmp_path: Path, flat: bool) -> None:
+def test_a_picture_in_the_alpha_channel_alone_is_told(
+    tmp_path: Path, flat: bool, model: Model
+) -> None:
     pixels = np.full((60, 70, 4), 90, np.uint8)
     pixels[20:40, 20:40, 3 if flat else 1] = 255
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"])
-    assert (slides.FLAT_WITH_ALPHA in survey(open_slide(path)).notes) == flat
+    assert (FLAT_WITH_ALPHA in survey(stream(path), model, Options()).notes) == flat

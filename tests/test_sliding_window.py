@@ -25,12 +25,11 @@ from pictures import (
 )
 
 from conftest import SAMPLES
+from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels, scaling_of
 from reunet.inference.sliding_window import (
     OUTSIDE_LOGITS,
-    SMALLEST_CELL,
     WHITE,
-    Network,
     classify,
     is_empty,
     most_probable,
@@ -39,10 +38,10 @@ from reunet.inference.sliding_window import (
     predict_scaled,
 )
 from reunet.inference.tiles import FLIPS, Flip, Tiling, Window, content_box, tile_windows
-from reunet.instances.decode import MIN_OBJECT
 from reunet.io.images import read_image, read_label
 from reunet.network.torch_backend import TorchNetwork
 from reunet.network.unet import build
+from reunet.options import SMALLEST_CELL
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def trained(seed: int) -> Network:
 
 
 def test_the_trained_folds_tell_the_classes_apart(networks: list[Network]) -> None:
-    classes = predict_logits(NUCLEI, networks, PARITY).argmax(0)
+    classes = predict_logits(NUCLEI, Average(networks), PARITY).argmax(0)
     assert (classes == rough_classes(NUCLEI)).mean() > 0.85  # background alone: 0.77
     assert set(np.unique(classes)) == {0, 1, 2}
 
@@ -68,34 +67,34 @@ def test_the_trained_folds_tell_the_classes_apart(networks: list[Network]) -> No
 def test_small_edges_give_logits_for_every_image(
     networks: list[Network], image: np.ndarray
 ) -> None:
-    logits = predict_logits(image, networks, THRIFTY)
+    logits = predict_logits(image, Average(networks), THRIFTY)
     assert logits.shape == (3, *image.shape[:2])
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
 
 
 def test_black_margins_are_background(networks: list[Network]) -> None:
-    logits = predict_logits(with_margins(BLOOD), networks, DEFAULT)
+    logits = predict_logits(with_margins(BLOOD), Average(networks), DEFAULT)
     outside = np.ones(logits.shape[1:], bool)
     outside[7 : 7 + BLOOD.shape[0], : BLOOD.shape[1]] = False
     assert (logits[:, outside] == np.reshape(OUTSIDE_LOGITS[:3], (3, 1))).all()
     assert (logits.argmax(0)[outside] == 0).all()
-    inside = predict_logits(BLOOD, networks, DEFAULT)
+    inside = predict_logits(BLOOD, Average(networks), DEFAULT)
     assert np.array_equal(logits[:, ~outside].reshape(inside.shape), inside)
 
 
 def test_logits_of_folds_are_averaged(networks: list[Network]) -> None:
-    alone = [predict_logits(BLOOD, [network], DEFAULT) for network in networks]
-    together = predict_logits(BLOOD, networks, DEFAULT)
+    alone = [predict_logits(BLOOD, Average([network]), DEFAULT) for network in networks]
+    together = predict_logits(BLOOD, Average(networks), DEFAULT)
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_mirrored_image_has_the_mirrored_logits(networks: list[Network], axis: int) -> None:
     image = NUCLEI[:PATCH, :PATCH]  # one tile: weights of several peak beside their centres
-    mirrored = predict_logits(np.flip(image, axis), networks, DEFAULT)
+    mirrored = predict_logits(np.flip(image, axis), Average(networks), DEFAULT)
     back = np.flip(mirrored, axis + 1)
-    np.testing.assert_allclose(back, predict_logits(image, networks, DEFAULT), atol=1e-4)
+    np.testing.assert_allclose(back, predict_logits(image, Average(networks), DEFAULT), atol=1e-4)
 
 
 def pointwise(pixels: np.ndarray) -> np.ndarray:
@@ -108,7 +107,7 @@ def test_tiles_of_a_pointwise_network_make_the_whole(image: np.ndarray, mirror: 
     scaled = scaled_content(image)
     whole = pointwise(scaled[None])[0]
     tiling = Tiling(tile=24, smallest=8, divisor=4, mirror=mirror)
-    tiled = predict_scaled(scaled, [pointwise], tiling)
+    tiled = predict_scaled(scaled, Average([pointwise]), tiling)
     np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -120,7 +119,7 @@ def test_a_constant_network_gives_the_constant(image: np.ndarray) -> None:
         return np.broadcast_to(expected[:, None, None], pixels.shape)
 
     scaled = scaled_content(image)
-    logits = predict_scaled(scaled, [constant, constant], DEFAULT)
+    logits = predict_scaled(scaled, Average([constant, constant]), DEFAULT)
     np.testing.assert_allclose(logits, np.broadcast_to(expected[:, None, None], logits.shape), 1e-5)
 
 
@@ -128,7 +127,7 @@ def test_the_network_cannot_spoil_the_image() -> None:
     """A network that hands its input back is not written to."""
     scaled = scaled_content(NUCLEI[:PATCH, :PATCH])
     before = scaled.copy()
-    logits = predict_scaled(scaled, [lambda pixels: pixels], DEFAULT)
+    logits = predict_scaled(scaled, Average([lambda pixels: pixels]), DEFAULT)
     assert np.array_equal(scaled, before)
     np.testing.assert_allclose(logits, before, atol=1e-5)
 
@@ -150,9 +149,9 @@ def test_small_images_get_small_tiles(shape: tuple[int, int], expected: tuple[in
         return pixels
 
     scaled = np.zeros((3, *shape), np.float32)
-    predict_scaled(scaled, [spy], Tiling(tile=512, smallest=256, divisor=64))
+    predict_scaled(scaled, Average([spy]), Tiling(tile=512, smallest=256, divisor=64))
     assert seen == {(1, 3, *expected)}
-    predict_scaled(scaled, [spy], Tiling(tile=512, smallest=512, divisor=64, mirror=False))
+    predict_scaled(scaled, Average([spy]), Tiling(tile=512, smallest=512, divisor=64, mirror=False))
     assert seen == {(1, 3, *expected), (1, 3, 512, 512)}
 
 
@@ -176,11 +175,11 @@ def test_axes_a_little_longer_than_a_tile_get_one(
 
     scaled = np.random.default_rng(0).standard_normal((3, *shape), np.float32)
     tiling = Tiling(tile=512, smallest=320, divisor=32, mirror=False)
-    np.testing.assert_allclose(predict_scaled(scaled, [spy], tiling), scaled, rtol=1e-5)
+    np.testing.assert_allclose(predict_scaled(scaled, Average([spy]), tiling), scaled, rtol=1e-5)
     assert seen == [expected] * (1 if max(shape) <= 640 else 2)
     assert tiling.longest == 640
     seen.clear()
-    predict_scaled(scaled, [spy], replace(tiling, parity=True))
+    predict_scaled(scaled, Average([spy]), replace(tiling, parity=True))
     assert set(seen) == {(512, 512)}
 
 
@@ -191,7 +190,7 @@ def test_networks_run_once_per_tile_and_mirror_image() -> None:
         calls.append(pixels)
         return pixels
 
-    predict_logits(NUCLEI, [spy, spy], DEFAULT)  # 140 × 176: 4 × 5 tiles
+    predict_logits(NUCLEI, Average([spy, spy]), DEFAULT)  # 140 × 176: 4 × 5 tiles
     assert len(calls) == 2 * 4 * 5 * 4
 
 
@@ -203,7 +202,7 @@ def test_unusable_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="stretch"):
         Tiling(tile=512, smallest=256, divisor=256, stretch=0.9)
     with pytest.raises(ValueError, match="no network"):
-        predict_logits(BLOOD, [], DEFAULT)
+        predict_logits(BLOOD, Average([]), DEFAULT)
 
 
 class Tape:
@@ -242,7 +241,7 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
     height, width = image.shape[:2]
     box, tape = content_box(image.transpose(2, 0, 1)), Tape(image)
     scaling = scaling_of(image, box)
-    bands = predict_bands(tape.read, (height, width), scaling, [contextual], tiling, box)
+    bands = predict_bands(tape.read, (height, width), scaling, Average([contextual]), tiling, box)
     pieces = []
     done = 0
     for rows, classes in bands:
@@ -255,9 +254,9 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
         pieces.append(classes)
         done = rows.stop
     assert done == height
-    whole = predict_logits(image, [contextual], tiling).argmax(axis=0)
+    whole = predict_logits(image, Average([contextual]), tiling).argmax(axis=0)
     assert np.array_equal(np.concatenate(pieces), whole)
-    assert np.array_equal(classify(image, [contextual], tiling), whole)
+    assert np.array_equal(classify(image, Average([contextual]), tiling), whole)
 
 
 def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:
@@ -266,7 +265,7 @@ def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:
     scaling = scaling_of(tape.image, (slice(0, shape[0]), slice(0, shape[1])))
     reads = [
         len(tape.asked)
-        for _ in predict_bands(tape.read, shape, scaling, [lambda tiles: tiles], DEFAULT)
+        for _ in predict_bands(tape.read, shape, scaling, Average([lambda tiles: tiles]), DEFAULT)
     ]
     assert reads == list(range(1, len(reads) + 1))
     assert len(reads) > 15
@@ -283,10 +282,10 @@ def test_batches_change_the_number_of_calls_alone(mirror: bool, batch: int) -> N
         return pointwise(tiles) * np.linspace(0, 1, tiles.shape[3], dtype=np.float32)
 
     tiling = replace(DEFAULT, mirror=mirror)
-    expected = predict_logits(NUCLEI, [spy], tiling)
+    expected = predict_logits(NUCLEI, Average([spy]), tiling)
     images = sum(sizes)
     sizes.clear()
-    batched = predict_logits(NUCLEI, [spy], replace(tiling, batch=batch))
+    batched = predict_logits(NUCLEI, Average([spy]), replace(tiling, batch=batch))
     assert np.array_equal(batched, expected)
     assert sum(sizes) == images
     assert max(sizes) <= batch
@@ -301,28 +300,24 @@ def test_wide_steps_need_fewer_tiles() -> None:
         return tiles
 
     tiling = replace(DEFAULT, mirror=False)
-    whole = predict_logits(BLOOD, [spy], tiling)
+    whole = predict_logits(BLOOD, Average([spy]), tiling)
     assert len(calls) == 4 * 4  # 131 × 151, every 32 px or less
     calls.clear()
-    wide = predict_logits(BLOOD, [spy], replace(tiling, step=0.75))
+    wide = predict_logits(BLOOD, Average([spy]), replace(tiling, step=0.75))
     assert len(calls) == 3 * 3  # every 48 px or less
     np.testing.assert_allclose(wide, whole, atol=1e-5)  # of a network that sees no surroundings
 
 
-def test_a_network_that_averages_itself_is_let() -> None:
+def test_an_ensemble_averages_as_it_likes() -> None:
     class OnDevice:
-        def __call__(self, _: np.ndarray) -> np.ndarray:
-            raise AssertionError("its tiles would be copied for each mirror image")
+        networks: Sequence[Network] = ()
 
-        def mean_logits(
-            self, networks: Sequence[Network], tiles: np.ndarray, flips: Sequence[Flip], batch: int
-        ) -> np.ndarray:
-            assert (list(networks), list(flips), batch) == ([self, self], list(FLIPS), 8)
+        def mean_logits(self, tiles: np.ndarray, flips: Sequence[Flip], batch: int) -> np.ndarray:
+            assert (list(flips), batch) == (list(FLIPS), 8)
             return pointwise(tiles)
 
-    network = OnDevice()
-    logits = predict_logits(NUCLEI, [network, network], replace(DEFAULT, batch=8))
-    expected = predict_logits(NUCLEI, [pointwise], replace(DEFAULT, mirror=False))
+    logits = predict_logits(NUCLEI, OnDevice(), replace(DEFAULT, batch=8))
+    expected = predict_logits(NUCLEI, Average([pointwise]), replace(DEFAULT, mirror=False))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -356,10 +351,10 @@ def test_tiles_on_glass_are_skipped_and_the_others_keep_their_classes(
         return networks[0](tiles)
 
     tiling = replace(DEFAULT, mirror=False)
-    everything = classify(image, [counted], tiling)
+    everything = classify(image, Average([counted]), tiling)
     of_all = len(calls)
     calls.clear()
-    spared = classify(image, [counted], replace(tiling, skip=True))
+    spared = classify(image, Average([counted]), replace(tiling, skip=True))
     windows = list(tile_windows(spared.shape, (PATCH, PATCH)))
     empty = [w for w in windows if is_empty(image[w])]
     assert len(windows) == of_all
@@ -421,10 +416,6 @@ def test_what_counts_as_empty() -> None:
     assert not is_empty(grey)
     colours = np.zeros((64, 64, 3), np.uint8) + np.array([0, 100, 200], np.uint8)
     assert is_empty(colours)
-
-
-def test_the_smallest_cell_is_the_decoders() -> None:
-    assert SMALLEST_CELL == MIN_OBJECT
 
 
 @pytest.mark.parametrize("levels", [2, 3, 1000])

@@ -9,22 +9,26 @@ from scipy import ndimage
 
 from reunet import pipeline
 from reunet.inference import budget, second_pass
+from reunet.inference.ensemble import Average, Network
+from reunet.inference.scale import typical_diameter
 from reunet.inference.second_pass import (
     SMALL,
     are_small,
     classify_enlarged,
     enlarged,
-    typical_diameter,
 )
-from reunet.inference.sliding_window import Network, classify
+from reunet.inference.sliding_window import classify
 from reunet.inference.tiles import Tiling
 from reunet.instances.encode import INTERIOR
 from reunet.io.images import Picture, as_picture
+from reunet.io.source import hold
+from reunet.model import Model, load_model
 from reunet.network.architecture import Architecture
 from reunet.network.bundle import save_bundle
 from reunet.network.unet import build
-from reunet.pipeline import Model, load_model, scaled
-from reunet.pipeline import see as see_cells
+from reunet.options import Options
+from reunet.pipeline import see
+from reunet.survey import survey
 
 TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
 
@@ -101,7 +105,7 @@ def test_many_specks_do_not_make_cells_small() -> None:
 @pytest.mark.parametrize("shape", [(240, 240), (101, 67), (1, 50), (700, 40)])
 def test_the_class_map_has_the_images_shape(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
-    classes = classify_enlarged(image, [by_colour], TILING)
+    classes = classify_enlarged(image, Average([by_colour]), TILING)
     assert classes.shape == shape
     assert classes.dtype == np.uint8
 
@@ -109,7 +113,7 @@ def test_the_class_map_has_the_images_shape(shape: tuple[int, int]) -> None:
 def test_what_is_seen_enlarged_lies_where_it_was() -> None:
     labels = disks(16, 2)
     image = pictured(labels)
-    once, twice = (see(image, [by_colour], TILING) for see in (classify, classify_enlarged))
+    once, twice = (f(image, Average([by_colour]), TILING) for f in (classify, classify_enlarged))
     assert (once == twice).mean() > 0.9
     cells = range(1, labels.max() + 1)
     centres = [ndimage.center_of_mass(seen == INTERIOR, labels, cells) for seen in (once, twice)]
@@ -117,8 +121,9 @@ def test_what_is_seen_enlarged_lies_where_it_was() -> None:
     np.testing.assert_allclose(shift, 0, atol=0.05)  # px
 
 
-def look(picture: Picture, model: Model) -> None:
-    see_cells(scaled(picture, model), model, tta=False)
+def look(picture: Picture, model: Model, enlarge: bool = True) -> None:
+    options = Options(tta=False, enlarge=enlarge)
+    see(survey(hold(picture), model, options), model, options)
 
 
 @pytest.mark.parametrize(("diameter", "looks"), [(14, 2), (30, 1)])
@@ -127,7 +132,7 @@ def test_only_small_cells_get_a_second_look(model: Model, diameter: int, looks: 
     picture = as_picture(pictured(disks(diameter, 2, 330)))
     look(picture, replace(model, networks=(spy,)))
     assert seen == [(352, 352), (480, 480)][:looks]
-    look(picture, replace(model, networks=(spy,), enlarge=False))
+    look(picture, replace(model, networks=(spy,)), enlarge=False)
     assert seen[looks:] == [(352, 352)]
 
 
@@ -143,9 +148,9 @@ def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:
     passes = 1 + (736 / 512) ** 2
     for share, look in ((0.99, False), (1.01, True)):
         seconds = share * passes / (1 - budget.RESERVE)
-        few, mirror, note = budget.fit(model, shape, seconds, True, {tile: 1.0})
-        assert not mirror
-        assert few.enlarge == look
+        _, asked, note = budget.fit(model, Options(), shape, seconds, {tile: 1.0})
+        assert not asked.tta
+        assert asked.enlarge == look
         assert ("no second look" in note) != look
 
 
@@ -153,7 +158,7 @@ def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:
 def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> None:
     seen, spy = spying()
     image = pictured(disks(14, 2, edge))
-    classify_enlarged(image, [spy], TILING)
+    classify_enlarged(image, Average([spy]), TILING)
     assert len(seen) == tiles
     once, twice = (budget.Plan(1, mirror=False, look=look) for look in (False, True))
     pixels = (plan.pixels((edge, edge), TILING) for plan in (twice, once))
@@ -162,6 +167,6 @@ def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> N
 
 def test_a_budget_does_not_wait_for_a_look_that_will_not_be(model: Model) -> None:
     shape = 2000, second_pass.LARGEST // 2000 + 1
-    few, _, note = budget.fit(model, shape, 1e6, True, {(512, 512): 1.0})
-    assert not few.enlarge
+    _, asked, note = budget.fit(model, Options(), shape, 1e6, {(512, 512): 1.0})
+    assert not asked.enlarge
     assert "second look" not in note

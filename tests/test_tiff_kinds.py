@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reunet.io.images import ImageError, read_image, read_label
+from reunet.errors import ImageError
+from reunet.io.images import read_image, read_label
 
 RNG = np.random.default_rng(13)
 GREY = RNG.integers(1, 255, (40, 50), dtype=np.uint8)

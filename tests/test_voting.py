@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 
 from reunet import pipeline
+from reunet.inference.ensemble import Average, Network
+from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps, classify
-from reunet.instances.decode import MIN_OBJECT
 from reunet.instances.overlap import overlapping_pairs
 from reunet.instances.regions import UNSEEN
 from reunet.instances.voting import AGREEMENT, FREE, agreements, vote
 from reunet.io.images import Picture, as_picture
+from reunet.io.source import hold
+from reunet.model import Model, load_model
 from reunet.network.bundle import save_bundle
 from reunet.network.unet import Architecture, build
-from reunet.pipeline import Model, Seen, find_and_tell, load_model, scaled, see, segment
+from reunet.options import SMALLEST_CELL, Options
+from reunet.pipeline import Seen, find_cells, see, segment
+from reunet.survey import survey
 
 CLASSES_ALONE = Architecture(features=(4, 8, 8), dropout=0.0)  # no distance field beside them
 
@@ -66,7 +71,7 @@ def brute_force(ballots: list[np.ndarray]) -> np.ndarray:
     result = np.zeros(ballots[0].shape, np.int32)
     for agreement, _, mask in sorted(ranked, key=lambda entry: -entry[0]):
         free = mask & (result == 0)
-        if agreement >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), MIN_OBJECT):
+        if agreement >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), SMALLEST_CELL):
             result[free] = result.max() + 1
     return in_order(result)
 
@@ -112,7 +117,7 @@ def test_the_majority_decides_whether_cells_are_apart() -> None:
     np.testing.assert_array_equal(vote([merged, merged, apart]), merged)
 
 
-def test_boundaries_a_few_pixels_apart_do_not_merge_cells() -> None:
+def test_boundaries_a_few_pixels_apart_do_not_merge_cells(model: Model) -> None:
     """What votes are for: the mean of the same logits has no boundary left."""
     shape, gaps = (24, 60), (27, 30, 33)
     maps = []
@@ -124,7 +129,8 @@ def test_boundaries_a_few_pixels_apart_do_not_merge_cells() -> None:
     logits = np.mean([np.eye(3)[classes] for classes in maps], axis=0)
     average = logits.argmax(axis=-1).astype(np.uint8)
     for classes, cells in (([average], 1), (maps, 2)):
-        labels, _ = find_and_tell(Seen(Maps(np.stack(classes)), shape), "regrow", "thin")
+        seen = Seen(Maps(np.stack(classes)), shape)
+        labels, _ = find_cells(seen, replace(model.bundle, encoding="thin"), Options())
         assert labels.max() == cells
 
 
@@ -139,7 +145,7 @@ def test_what_one_fold_alone_saw_is_dropped() -> None:
 @pytest.mark.parametrize("voters", [1, 2, 3, 5])
 def test_unanimous_ballots_are_the_result(voters: int) -> None:
     ballot = random_ballot(1)
-    ballot[np.isin(ballot, np.flatnonzero(np.bincount(ballot.ravel()) < MIN_OBJECT))] = 0
+    ballot[np.isin(ballot, np.flatnonzero(np.bincount(ballot.ravel()) < SMALLEST_CELL))] = 0
     ballot = in_order(ballot)
     np.testing.assert_array_equal(vote([ballot] * voters), ballot)
     for values in agreements([ballot] * voters):
@@ -164,7 +170,7 @@ def test_numbers_follow_first_pixels() -> None:
 # --- in the pipeline
 
 
-def seen_by(shift: int) -> pipeline.Network:
+def seen_by(shift: int) -> Network:
     """A network that sees dark lines as boundaries, `shift` px to the right."""
 
     def network(tiles: np.ndarray) -> np.ndarray:
@@ -189,7 +195,6 @@ def model(tmp_path: Path) -> Model:
         load_model(tmp_path / "bundle", "cpu"),
         networks=networks,
         folds=("0", "1", "2"),
-        enlarge=False,
     )
 
 
@@ -201,8 +206,9 @@ def pixels() -> np.ndarray:
     return image
 
 
-def class_maps(picture: Picture, model: Model) -> np.ndarray:
-    return see(scaled(picture, model), model, tta=False).maps.classes
+def class_maps(picture: Picture, model: Model, vote: bool = True) -> np.ndarray:
+    options = Options(tta=False, enlarge=False, vote=vote)
+    return see(survey(hold(picture), model, options), model, options).maps.classes
 
 
 def test_each_fold_has_its_ballot(model: Model, pixels: np.ndarray) -> None:
@@ -215,15 +221,15 @@ def test_each_fold_has_its_ballot(model: Model, pixels: np.ndarray) -> None:
 
 
 def test_votes_keep_apart_what_the_average_merges(model: Model, pixels: np.ndarray) -> None:
-    assert segment(pixels, model, tta=False).max() == 8
-    assert segment(pixels, replace(model, vote=False), tta=False).max() == 1
+    assert segment(pixels, model, tta=False, enlarge=False).max() == 8
+    assert segment(pixels, model, tta=False, enlarge=False, vote=False).max() == 1
 
 
 def test_the_average_is_that_of_the_logits(model: Model, pixels: np.ndarray) -> None:
     picture = as_picture(pixels)
-    [found] = class_maps(picture, replace(model, vote=False))
-    image = pipeline.normalise_channels(picture.pixels)
-    np.testing.assert_array_equal(found, classify(image, model.networks, model.tiling(False)))
+    [found] = class_maps(picture, model, vote=False)
+    image, tiling = normalise_channels(picture.pixels), model.tiling(Options(tta=False))
+    np.testing.assert_array_equal(found, classify(image, Average(model.networks), tiling))
 
 
 def test_huge_images_are_averaged(

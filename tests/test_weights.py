@@ -11,15 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import TINY, save_tiny_bundle
-from reunet.instances import decode, encode
-from reunet.network import bundle
-from reunet.network.bundle import (
-    WeightsError,
-    choose_folds,
-    load_tensors,
-    open_bundle,
-    save_bundle,
-)
+from reunet.errors import WeightsError
+from reunet.network.bundle import choose_folds, load_tensors, open_bundle, save_bundle
 from reunet.network.unet import build
 
 
@@ -117,12 +110,6 @@ def test_damaged_card(bundle: Path, card: str) -> None:
     with pytest.raises(WeightsError, match=r"card\.json") as error:
         open_bundle(bundle)
     assert "\n" not in str(error.value)
-
-
-def test_the_choices_are_those_of_the_modules() -> None:
-    """Named once more, because the modules take longer to import than a bundle to open."""
-    assert ("field", *decode.DECODERS) == bundle.DECODERS  # `peaks` has the field's
-    assert sorted(bundle.ENCODINGS) == sorted(encode.ENCODINGS)
 
 
 def test_missing_bundle(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from reunet.cli_outputs import NEEDS
+from reunet.errors import ImageError
 from reunet.io.export import stream
 from reunet.io.export.coco import Coco
 from reunet.io.export.geojson import MEASURED, GeoJson
@@ -23,7 +24,6 @@ from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import CELL_COLUMNS, IMAGE_COLUMNS, Tables, is_grey
 from reunet.io.export.verdict import FALSE, HIT, MISS, write_verdict
 from reunet.io.export.writers import WRITERS, writing
-from reunet.io.images import ImageError
 from reunet.io.labels import write_label
 from reunet.io.pixel_size import PixelSize
 

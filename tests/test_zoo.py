@@ -14,9 +14,10 @@ import tifffile
 from PIL import Image
 
 from conftest import REUNET, ROOT
+from reunet.errors import ImageError, one_line
 from reunet.inference.normalise import normalise_channels
 from reunet.io.collection import case_names
-from reunet.io.images import ImageError, one_line, read_image
+from reunet.io.images import read_image
 
 MAKE = ROOT / "tests" / "zoo" / "make.py"
 FUZZ = ROOT / "tests" / "fuzz" / "reader.py"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
@@ -118,10 +118,8 @@ def score_image(task: Task) -> Score:
     """Segment one image and compare it with its truth."""
     way = task.way
     if way.bundle:
-        asked = dict(way.choices)
         model = load(way.bundle, way.device, way.folds)
-        own = {f.name: asked.pop(f.name) for f in fields(Model) if f.name in asked}
-        found = segment(task.image, replace(model, **own), **asked)  # type: ignore[arg-type]
+        found = segment(task.image, model, **dict(way.choices))
     else:
         found = classical_floor.segment(read_image(task.image).pixels)
     if way.labels:

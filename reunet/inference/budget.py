@@ -16,15 +16,17 @@ import numpy as np
 
 from reunet.inference.second_pass import LARGEST, enlarged, few_tiles
 from reunet.inference.tiles import STEP, WIDE_STEP, tile_starts
+from reunet.options import Options
 
 if TYPE_CHECKING:
     from reunet.inference.tiles import Tiling
-    from reunet.pipeline import Model
+    from reunet.model import Model
 
 CHALLENGE = "challenge"
 SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
 RESERVE = 0.2  # share kept back: instances, writing, and machines that slow down under load
 Tile = tuple[int, int]  # px, (h, w)
+Paces = dict[Tile, float]  # seconds of a pass of one network, by tile
 MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
 
 
@@ -111,22 +113,22 @@ def choose(
 
 
 def fit(
-    model: "Model", shape: tuple[int, int], seconds: float, tta: bool, paces: dict[Tile, float]
-) -> tuple["Model", bool, str]:
-    """The model to predict an image of (H, W) pixels with, whether to mirror, and a word on it.
+    model: "Model", options: Options, shape: tuple[int, int], seconds: float, paces: Paces
+) -> tuple["Model", Options, str]:
+    """The folds and the options to predict an image of (H, W) pixels with, and a word on them.
 
-    seconds: until the label has to be written. tta: whether mirroring is allowed. paces: seconds of
-    a pass by tile, which the first image of a run fills in.
+    seconds: until the label has to be written. options: what they rule out is not done. paces:
+    which the first image of a run fills in.
     """
     started = time.perf_counter()
-    tiling = model.tiling()
+    tiling = model.tiling(options)
     tile = tiling.edge(shape[0]), tiling.edge(shape[1])
     if tile not in paces:
         paces[tile] = seconds_per_pass(model, tile)
     seconds -= time.perf_counter() - started
     per_pixel = paces[tile] / prod(tile)
-    look = model.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
-    candidates = plans(len(model.folds), tta, look, tiling.step)
+    look = options.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
+    candidates = plans(len(model.folds), options.tta, look, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel
     note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
@@ -134,14 +136,8 @@ def fit(
         note = f"{note}; no second look if cells are small"
     if not fits:
         note = f"{note}, the least there is; it may take longer than allowed"
-    few = replace(
-        model,
-        networks=model.networks[: plan.folds],
-        folds=model.folds[: plan.folds],
-        step=plan.step,
-        enlarge=plan.look,
-    )
-    return few, plan.mirror, f"time allows {note}"
+    asked = replace(options, tta=plan.mirror, step=plan.step, enlarge=plan.look)
+    return model.first(plan.folds), asked, f"time allows {note}"
 
 
 def seconds_per_pass(model: "Model", tile: Tile) -> float:

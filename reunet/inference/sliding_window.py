@@ -4,10 +4,7 @@ Rows of tiles move down the image. Only the sums of the rows that tiles still to
 what lies above leaves as a finished band, so a slide of any height takes the memory of a strip.
 
 Legend: N tiles, C channels (3 classes and, of a network that has it, the distance field), H, W
-pixels of the image, h, w pixels of its content box, of a tile or of a band. A network is any
-callable that takes (N, 3, h, w) float32, C-contiguous, and gives (N, C, h, w) float32 logits; on
-which device it computes is its own affair. One that has a method `mean_logits`, with the arguments
-of the function here, averages there: it spares many copies.
+pixels of the image, h, w pixels of its content box, of a tile or of a band.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +13,9 @@ from itertools import islice, pairwise
 
 import numpy as np
 
+from reunet.inference.ensemble import Average, Ensemble
 from reunet.inference.normalise import Scaling, scaling_of, z_score, z_score_pixels
 from reunet.inference.tiles import (
-    Flip,
     Margins,
     Tiling,
     Window,
@@ -28,9 +25,10 @@ from reunet.inference.tiles import (
     tile_starts,
     tile_windows,
 )
+from reunet.options import SMALLEST_CELL
 
-Network = Callable[[np.ndarray], np.ndarray]
 Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
+Zeros = Callable[[tuple[int, ...], type[np.integer]], np.ndarray]  # such as np.zeros
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
 CLASSES = 3  # background, interior, boundary
@@ -40,7 +38,6 @@ FIELD_LEVELS = 200  # of the stored distance field from 0 to 1; up to 1.275 fits
 
 FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
 WHITE = 235  # of 255: paler than any stain
-SMALLEST_CELL = 16  # px; the decoders drop what is smaller (`decode.MIN_OBJECT`)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def predict_bands(
     read: Read,
     shape: tuple[int, int],
     scaling: Scaling,
-    networks: Sequence[Network],
+    ensemble: Ensemble,
     tiling: Tiling,
     box: Window | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -69,39 +66,39 @@ def predict_bands(
     overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). box: content
     box (None: the whole image); what lies outside is background and is not read.
     Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
-    image without gaps. Raises ValueError where there is no network.
+    image without gaps.
     """
-    for rows, maps in map_bands(read, shape, scaling, [networks], tiling, box):
+    for rows, maps in map_bands(read, shape, scaling, [ensemble], tiling, box):
         yield rows, maps.classes[0]
 
 
-def classify(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+def classify(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """Class map of an image in memory: that of `predict_bands`, in one piece.
 
     image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Black margins are
-    background, and the networks are not shown them. Raises ValueError where there is no network.
+    background, and the networks are not shown them.
     """
-    class_map: np.ndarray = classify_each(image, [networks], tiling)[0]
+    box = content_box(image.transpose(2, 0, 1))
+    scaling, shape = scaling_of(image, box), (image.shape[0], image.shape[1])
+    maps = map_image(lambda top, bottom: image[top:bottom], shape, scaling, [ensemble], tiling, box)
+    class_map: np.ndarray = maps.classes[0]
     return class_map
 
 
-def classify_each(
-    image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling
-) -> np.ndarray:
-    """`classify` for several ensembles at once: (voters, H, W) uint8, one class map for each."""
-    return map_each(image, voters, tiling).classes
-
-
-def map_each(image: np.ndarray, voters: Sequence[Sequence[Network]], tiling: Tiling) -> Maps:
-    """The maps of an image in memory, one for each of several ensembles."""
-    height, width = image.shape[:2]
-    empty = np.empty((len(voters), height, width), np.uint8)
-    maps = Maps(empty, np.empty_like(empty) if tiling.outputs > CLASSES else None)
-    box = content_box(image.transpose(2, 0, 1))
-    scaling = scaling_of(image, box)
-    for rows, values in map_bands(
-        lambda top, bottom: image[top:bottom], (height, width), scaling, voters, tiling, box
-    ):
+def map_image(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    voters: Sequence[Ensemble],
+    tiling: Tiling,
+    box: Window | None = None,
+    zeros: Zeros = np.zeros,
+) -> Maps:
+    """The maps of an image, one of each voter. zeros: makes the arrays that receive them."""
+    whole = (len(voters), *shape)
+    fields = zeros(whole, np.uint8) if tiling.outputs > CLASSES else None
+    maps = Maps(zeros(whole, np.uint8), fields)
+    for rows, values in map_bands(read, shape, scaling, voters, tiling, box):
         maps.classes[:, rows] = values.classes
         if maps.fields is not None:
             maps.fields[:, rows] = values.fields
@@ -112,7 +109,7 @@ def map_bands(
     read: Read,
     shape: tuple[int, int],
     scaling: Scaling,
-    voters: Sequence[Sequence[Network]],
+    voters: Sequence[Ensemble],
     tiling: Tiling,
     box: Window | None = None,
 ) -> Iterator[tuple[slice, Maps]]:
@@ -162,13 +159,12 @@ def _background(
         yield slice(top, bottom), _no_cells(voters, bottom - top, width, tiling)
 
 
-def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+def predict_logits(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """Logits of background, interior and boundary, averaged over the networks (folds).
 
     image: (H, W, 3) uint8 from `normalise_channels`, H and W at least 1.
     Returns (C, H, W) float32. Black margins are not shown to the networks, as in training: they
     are OUTSIDE_LOGITS. An all-black image has no margins.
-    Raises ValueError where there is no network.
     """
     rows, columns = box = content_box(image.transpose(2, 0, 1))
     logits = np.empty((tiling.outputs, *image.shape[:2]), np.float32)
@@ -176,32 +172,31 @@ def predict_logits(image: np.ndarray, networks: Sequence[Network], tiling: Tilin
     inside = logits[:, rows, columns]
     if tiling.parity:
         content = image[rows, columns].transpose(2, 0, 1)
-        inside[:] = predict_scaled(z_score(content), networks, tiling)
+        inside[:] = predict_scaled(z_score(content), ensemble, tiling)
         return logits
     row = _row_of_image(
         lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
     )
-    for band, values in _bands(row, inside.shape[1:], [networks], tiling):
+    for band, values in _bands(row, inside.shape[1:], [ensemble], tiling):
         inside[:, band] = values
     return logits
 
 
-def predict_scaled(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+def predict_scaled(content: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """Logits of an image that is cropped and z-scored already.
 
     content: (3, h, w) float32. Returns (C, h, w) float32. In parity mode these are the very bits
-    that nnU-Net computes on the CPU (values of half precision). No tile is skipped. Raises
-    ValueError where there is no network.
+    that nnU-Net computes on the CPU (values of half precision). No tile is skipped.
     """
     if tiling.parity:
-        return _as_nnunet(content, networks, tiling)
+        return _as_nnunet(content, ensemble, tiling)
 
     def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray]:
         """The tiles of some rows, (3, h, w) each."""
         return (content[:, rows, c] for c in columns)
 
     shape = content.shape[1], content.shape[2]
-    bands = [logits for _, logits in _bands(row, shape, [networks], tiling)]
+    bands = [logits for _, logits in _bands(row, shape, [ensemble], tiling)]
     return np.concatenate(bands, axis=1)
 
 
@@ -235,11 +230,10 @@ def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
 
 
 def _bands(
-    row: Row, shape: tuple[int, ...], voters: Sequence[Sequence[Network]], tiling: Tiling
+    row: Row, shape: tuple[int, ...], voters: Sequence[Ensemble], tiling: Tiling
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Mean logits of each ensemble in bands from top to bottom: rows of the content and
     (voters * C, rows, w) float32."""
-    ensembles = [_ensemble(networks, tiling) for networks in voters]
     channels = len(voters) * tiling.outputs
     height, width = shape
     padded = tiling.edge(height), tiling.edge(width)
@@ -247,14 +241,11 @@ def _bands(
     h, w = min(height, padded[0]), min(width, padded[1])  # of the tiles before they are padded
     weight = gaussian_importance(*padded)[margins[0][0] :, margins[1][0] :][:h, :w]
     columns = [slice(x, x + w) for x in tile_starts(width, w, tiling.step)]
-    at_once = max(1, tiling.batch // len(tiling.flips))
     sums = np.zeros((channels, h, width), np.float32)
     weights = np.zeros((h, width), np.float32)
     for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
         tiles = row(slice(top, top + h), columns)
-        for c, logits in zip(
-            columns, _tile_logits(tiles, margins, ensembles, at_once, tiling.outputs), strict=True
-        ):
+        for c, logits in zip(columns, _tile_logits(tiles, margins, voters, tiling), strict=True):
             sums[:, :, c] += logits * weight
             weights[:, c] += weight
         done = following - top
@@ -266,18 +257,17 @@ def _bands(
 def _tile_logits(
     tiles: Iterable[np.ndarray | None],
     margins: Margins,
-    ensembles: Sequence[Network],
-    at_once: int,
-    outputs: int,
+    voters: Sequence[Ensemble],
+    tiling: Tiling,
 ) -> Iterator[np.ndarray]:
     """Logits of each tile, (voters * C, h, w), or (voters * C, 1, 1) of one that is empty: surely
     background."""
     (above, _), (left, _) = margins
-    outside = np.array(OUTSIDE_LOGITS[:outputs], np.float32)
-    empty = np.tile(outside, len(ensembles)).reshape(-1, 1, 1)
-    for group in _groups(tiles, at_once):
+    outside = np.array(OUTSIDE_LOGITS[: tiling.outputs], np.float32)
+    empty = np.tile(outside, len(voters)).reshape(-1, 1, 1)
+    for group in _groups(tiles, max(1, tiling.batch // len(tiling.flips))):
         full = [np.pad(tile, ((0, 0), *margins)) for tile in group if tile is not None]
-        results = iter(_logits_of_each(ensembles, np.stack(full)) if full else ())
+        results = iter(_logits_of_each(voters, np.stack(full), tiling) if full else ())
         for tile in group:
             if tile is None:
                 yield empty
@@ -286,46 +276,15 @@ def _tile_logits(
                 yield next(results)[:, above : above + height, left : left + width]
 
 
-def _logits_of_each(ensembles: Sequence[Network], tiles: np.ndarray) -> np.ndarray:
-    if len(ensembles) == 1:
-        return ensembles[0](tiles)
-    return np.concatenate([ensemble(tiles) for ensemble in ensembles], axis=1)
+def _logits_of_each(voters: Sequence[Ensemble], tiles: np.ndarray, tiling: Tiling) -> np.ndarray:
+    means = [voter.mean_logits(tiles, tiling.flips, tiling.batch) for voter in voters]
+    return means[0] if len(means) == 1 else np.concatenate(means, axis=1)
 
 
 def _groups(tiles: Iterable[np.ndarray | None], size: int) -> Iterator[list[np.ndarray | None]]:
     tiles = iter(tiles)
     while group := list(islice(tiles, size)):
         yield group
-
-
-def mean_logits(
-    networks: Sequence[Network], tiles: np.ndarray, flips: Sequence[Flip], batch: int
-) -> np.ndarray:
-    """Mean logits over networks and mirror images.
-
-    tiles: (N, 3, h, w) float32. flips: of FLIPS. batch: mirror images of tiles that a network is
-    given at once. Returns (N, C, h, w) float32.
-    """
-    views = np.concatenate([np.flip(tiles, axes) for axes in flips])
-    total: np.ndarray | None = None
-    for network in networks:
-        for first in range(0, len(views), batch):
-            for n, logits in enumerate(network(views[first : first + batch]), first):
-                if total is None:
-                    total = np.zeros((len(tiles), *logits.shape), np.float32)
-                flip, tile = divmod(n, len(tiles))
-                total[tile] += np.flip(logits, flips[flip])
-    assert total is not None, "no network"
-    total /= len(networks) * len(flips)
-    return total
-
-
-def _ensemble(networks: Sequence[Network], tiling: Tiling) -> Network:
-    """Mean logits over networks and mirror images, as a network of its own."""
-    if not networks:
-        raise ValueError("no network to predict with: pass one or more")
-    average = getattr(networks[0], "mean_logits", mean_logits)
-    return lambda tiles: average(networks, tiles, tiling.flips, tiling.batch)
 
 
 def _move_up(rows: np.ndarray, count: int) -> None:
@@ -335,7 +294,7 @@ def _move_up(rows: np.ndarray, count: int) -> None:
     rows[..., kept:, :] = 0
 
 
-def _as_nnunet(content: np.ndarray, networks: Sequence[Network], tiling: Tiling) -> np.ndarray:
+def _as_nnunet(content: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """nnU-Net's sums: the whole image at once, fold by fold, in half precision."""
     _, h, w = content.shape
     tile = tiling.edge(h), tiling.edge(w)
@@ -343,14 +302,17 @@ def _as_nnunet(content: np.ndarray, networks: Sequence[Network], tiling: Tiling)
     data = np.pad(content, ((0, 0), *margins))
     weight = gaussian_importance(*tile, np.float16)
     total = np.zeros((tiling.outputs, *data.shape[1:]), np.float16)
-    for network in networks:
-        predict_tile = _ensemble([network], tiling)
+    for network in ensemble.networks:
+        alone = Average([network])
         logits = np.zeros(total.shape, np.float16)
         weights = np.zeros(total.shape[1:], np.float16)
         for rows, columns in tile_windows(data.shape[1:], tile):
             # Multiplied in float32 and rounded when added: nnU-Net's order.
-            logits[:, rows, columns] += predict_tile(data[None, :, rows, columns])[0] * weight
+            tile_logits = alone.mean_logits(
+                data[None, :, rows, columns], tiling.flips, tiling.batch
+            )
+            logits[:, rows, columns] += tile_logits[0] * weight
             weights[rows, columns] += weight
         total += logits / weights
-    total /= len(networks)
+    total /= len(ensemble.networks)
     return total[:, above : above + h, left : left + w].astype(np.float32)

@@ -28,11 +28,11 @@ from reunet.instances.regions import (
     touching,
     unite,
 )
+from reunet.options import SMALLEST_CELL
 
 MIN_HOLE = 64  # px; `paper` fills smaller holes (scikit-image's default, which the challenge uses)
-MIN_OBJECT = 16  # px; smaller objects are dropped
 FEWEST = 4  # px; of an image that was enlarged: what a bacterium of 2 px still has
-DECODERS = ("regrow", "paper")
+CLASS_DECODERS = ("regrow", "paper")
 RING_OUTSIDE = {"paper": 1, "thin": 0}  # px by which an encoding's ring lies outside the cell
 MIN_SEED = {"paper": MIN_INTERIOR, "thin": 4}  # px; thin: the interior of a cell of 16 px
 
@@ -55,8 +55,8 @@ def decode(
     pixels, row by row. Raises ValueError for a decoder or an encoding that does not exist, a class
     map of the wrong shape, a band of no rows, and an `out` that is not (H, W) int32 in C order.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder {decoder!r} does not exist: choose from {DECODERS}")
+    if decoder not in CLASS_DECODERS:
+        raise ValueError(f"decoder {decoder!r} does not exist: choose from {CLASS_DECODERS}")
     if encoding not in MIN_SEED:
         raise ValueError(f"encoding {encoding!r} does not exist: choose from {sorted(MIN_SEED)}")
     if classes.ndim != 2:
@@ -119,7 +119,7 @@ def _number_interiors(
     object_ = unite(sizes.size, *beside)
     total = np.zeros_like(sizes)
     np.add.at(total, object_, sizes)
-    kept = total[object_] >= MIN_OBJECT
+    kept = total[object_] >= SMALLEST_CELL
     corners = corners[:, kept[corners].all(axis=0)]
     instance = unite(sizes.size, *np.append(beside, corners, axis=1))
     earliest = np.full_like(first, UNSEEN)
@@ -190,7 +190,7 @@ def _close(out: np.ndarray, count: int, bands: list[tuple[int, int]]) -> None:
     sizes, first = np.append(grown[0], lonely.sizes[1:]), np.append(grown[1], lonely.first[1:])
     np.add.at(sizes, encloser, holes.sizes)
     sizes[0] = 0  # of the holes that no cell encloses
-    numbers = in_order(np.where(sizes >= MIN_OBJECT, first, UNSEEN))
+    numbers = in_order(np.where(sizes >= SMALLEST_CELL, first, UNSEEN))
     _renumber(out, numbers[cell_of], numbers[encloser[holes.number]], bands)
 
 

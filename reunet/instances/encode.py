@@ -11,6 +11,8 @@ from collections.abc import Callable
 import cc3d
 import numpy as np
 
+from reunet.options import ENCODINGS
+
 BACKGROUND, INTERIOR, BOUNDARY = 0, 1, 2
 CLASSES = ("background", "interior", "boundary")
 MIN_INTERIOR = 16  # px; smaller interiors are dropped by the challenge's script
@@ -24,8 +26,8 @@ def encode(instances: np.ndarray, encoding: str = "paper") -> np.ndarray:
     Raises ValueError for an encoding that does not exist.
     """
     if encoding not in ENCODINGS:
-        raise ValueError(f"encoding {encoding!r} does not exist: choose from {sorted(ENCODINGS)}")
-    return ENCODINGS[encoding](instances)
+        raise ValueError(f"encoding {encoding!r} does not exist: choose from {ENCODINGS}")
+    return _ENCODERS[encoding](instances)
 
 
 def inner_boundary(instances: np.ndarray) -> np.ndarray:
@@ -71,4 +73,6 @@ def _classes(interior: np.ndarray, boundary: np.ndarray) -> np.ndarray:
     return classes
 
 
-ENCODINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"paper": _paper, "thin": _thin}
+_ENCODERS: dict[str, Callable[[np.ndarray], np.ndarray]] = dict(
+    zip(ENCODINGS, (_paper, _thin), strict=True)
+)

@@ -13,9 +13,10 @@ The result is the same for every height of the bands. Legend: H, W pixels.
 import numpy as np
 
 from reunet.inference.sliding_window import FIELD_LEVELS
-from reunet.instances.decode import MIN_OBJECT, in_order
+from reunet.instances.decode import in_order
 from reunet.instances.encode import BACKGROUND, dilate
 from reunet.instances.regions import UNSEEN, cut, measure
+from reunet.options import SMALLEST_CELL
 
 # Chosen on validation images with cells of 30 px, the size that the network is trained on.
 SIGMA = 1.5  # px of the Gaussian that takes the noise off the field
@@ -42,7 +43,7 @@ def decode_field(
     shape: (H, W) of the image, where that is larger; cells are then drawn with its pixels. out:
     where to write the result. band: rows to work on at a time (None: a suitable number); makes no
     difference to the result. Returns (H, W) int32, `out` if given: 0 background, cells 1..N in the
-    order of their first pixels; cells under MIN_OBJECT px are dropped.
+    order of their first pixels; cells under SMALLEST_CELL px are dropped.
     """
     height = relief(classes, field, cut(field.shape, band))
     if shape and shape != field.shape:
@@ -226,7 +227,7 @@ def _number(
     for top, bottom in bands:
         out[top:bottom] = cell[out[top:bottom]]
         measure(out[top:bottom], top, sizes, first)
-    kept = (sizes >= MIN_OBJECT) & (heights >= LOWEST_PEAK * FIELD_LEVELS)
+    kept = (sizes >= SMALLEST_CELL) & (heights >= LOWEST_PEAK * FIELD_LEVELS)
     numbers = in_order(np.where(kept, first, UNSEEN))
     for top, bottom in bands:
         out[top:bottom] = numbers[out[top:bottom]]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reunet.instances.decode import MIN_OBJECT, in_order
+from reunet.instances.decode import in_order
 from reunet.instances.overlap import overlapping_pairs
 from reunet.instances.regions import UNSEEN, measure
+from reunet.options import SMALLEST_CELL
 
 AGREEMENT = 0.65  # mean over all ballots of a cell's best IoU with a cell of theirs
 FREE = 0.8  # of a cell's pixels that no cell with more agreement has
@@ -44,7 +45,7 @@ def vote_and_tell(ballots: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     for voter, cell in _ranking(agreement):
         own = pixels[voter][cell]
         free = own[elected[own] == 0]
-        if free.size >= MIN_OBJECT and free.size >= FREE * own.size:
+        if free.size >= SMALLEST_CELL and free.size >= FREE * own.size:
             elected[free] = len(told)
             told.append(float(agreement[voter][cell]))
     number = _numbers(elected.reshape(ballots[0].shape), len(told) - 1)

@@ -18,10 +18,6 @@ USUAL_CHANNELS = (1, 3, 4)  # of the last axis, however small the others are
 WAYS = 'axes="YXC" for channels last, "CYX" for channels first, "ZYX" for a stack'
 
 
-class ReUNetWarning(UserWarning):
-    """What was assumed about an image: the command prints it as a `note:`."""
-
-
 def picture_of(image: Any, axes: str | None = None) -> Picture:
     """The picture in an array, or in what can be made one.
 

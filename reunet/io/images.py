@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reunet.errors import ImageError, image_error, reason
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byt
 MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and costs a few bytes
 RLE = (1, 2)  # biCompression of a BMP: runs of 8-bit and of 4-bit pixels
 HEAD_BYTES = 26  # up to the end of a PNG's bit depth and colour type
-
-
-class ImageError(ValueError):
-    """A file that cannot be used. The message is one line: file, cause, way out."""
 
 
 @dataclass(frozen=True)
@@ -143,26 +140,6 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def one_line(text: str) -> str:
-    """Text that prints as one line and does nothing else to a terminal.
-
-    File names may hold anything: line breaks, terminal escapes, bytes that are no text.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def image_error(path: Path, cause: str, way_out: str) -> ImageError:
-    return ImageError(one_line(f"{path}: {' '.join(cause.split())}; {way_out}"))
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return f"cannot be decoded ({type(error).__name__}: {str(error)[:200]})"
-
-
 def _decode(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
     """One plane, (H, W) or (H, W, channels) without alpha, and what was assumed on the way.
 
@@ -210,8 +187,8 @@ def read_head(path: Path) -> bytes:
 def _decode_by_content(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
     head = read_head(path)
     if head.startswith(TIFF):
+        from reunet.errors import TiffError
         from reunet.io.tiff import read_tiff
-        from reunet.io.tiff_limits import TiffError
 
         try:
             return read_tiff(path, as_shown, partial(check_size, path))

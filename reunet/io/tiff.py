@@ -16,11 +16,11 @@ import numpy as np
 import tifffile
 from tifffile import TiffFrame, TiffPage, TiffPageSeries
 
+from reunet.errors import TiffError
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
 from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
 from reunet.io.tiff_limits import (
     UNUSED_FORMATS,
-    TiffError,
     bytes_to_decode,
     check_compression,
     check_description,

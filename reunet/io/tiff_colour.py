@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tifffile import COMPRESSION, TiffPage
 
-from reunet.io.tiff_limits import TiffError
+from reunet.errors import TiffError
 
 # PhotometricInterpretation, TIFF 6.0 p. 37 and its supplements.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9

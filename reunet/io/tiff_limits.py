@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tifffile import COMPRESSION, TiffFile, TiffPage
 
+from reunet.errors import TiffError
 from reunet.io.images import MAX_SCANS
 
 MAX_DIRECTORIES = 5000  # pages and smaller versions; tifffile sorts them in quadratic time
@@ -44,14 +45,6 @@ COMPRESSIONS = (
     *(1, 2, 3, 4, 5, 8, 32946, 32773),  # none, fax, LZW, deflate, PackBits
     *(34925, 34926, 50000),  # LZMA, ZSTD
 )
-
-
-class TiffError(Exception):
-    """A file that decodes but is not a whole image, or one that is not safe to decode."""
-
-    def __init__(self, cause: str, way_out: str) -> None:
-        super().__init__(f"{cause}; {way_out}")
-        self.cause, self.way_out = cause, way_out
 
 
 class _Format(NamedTuple):

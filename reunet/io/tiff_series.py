@@ -16,7 +16,7 @@ import numpy as np
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 from tifffile.tifffile import shaped_description_metadata
 
-from reunet.io.tiff_limits import TiffError
+from reunet.errors import TiffError
 
 REDUCED, MASK = 1, 4  # bits of NewSubfileType, TIFF 6.0 p. 36
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2  # SubfileType, TIFF 6.0 p. 40

@@ -17,18 +17,14 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 
+from reunet.errors import WeightsError
 from reunet.inference.tiles import STEP
 from reunet.network.architecture import Architecture, parameter_shapes, size_parameter_shapes
+from reunet.options import DECODERS, ENCODINGS
 
-DECODERS = ("field", "regrow", "paper")  # of `peaks` and `instances`, slow to import
 SIZE = "size"  # name of the size network's tensors, beside those of the folds
-ENCODINGS = ("paper", "thin")
 CARD = "card.json"
 WAY_OUT = "fetch the bundle again or choose another with --weights"
-
-
-class WeightsError(ValueError):
-    """One line: the file, what is wrong with it, and the way out."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ Each is loaded when it is first called, so that folds for which there is no time
 GPUs PyTorch computes, on a CPU OpenVINO; where one fails, the next takes over in mid-image.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reunet.inference.sliding_window import Network, mean_logits
+from reunet.errors import message_of, warn
+from reunet.inference.ensemble import Average, Ensemble, Network
 from reunet.inference.tiles import Flip
 from reunet.network.architecture import Architecture
 from reunet.network.bundle import SIZE, Bundle, load_tensors
@@ -46,7 +46,8 @@ class Fold:
         return self._network
 
     def _fall_back(self, error: Exception) -> Network:
-        warn(f"OpenVINO does not work here ({line(error)}): PyTorch, which is slower, takes over")
+        cause = f"OpenVINO does not work here ({message_of(error)})"
+        warn(f"{cause}: PyTorch, which is slower, takes over")
         self._network = self._on_torch()
         self._by_torch = True
         return self._network
@@ -98,7 +99,7 @@ class Gpu:
     def give_up(self, error: RuntimeError) -> None:
         """Say so, once."""
         self.failed = True
-        warn(f"device {self.name} fails ({line(error)}): going on on the CPU")
+        warn(f"device {self.name} fails ({message_of(error)}): going on on the CPU")
 
 
 class GpuFold:
@@ -110,18 +111,7 @@ class GpuFold:
         self._network: TorchNetwork | None = None
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        return self.mean_logits([self], tiles, [()], len(tiles))
-
-    def mean_logits(
-        self, folds: Sequence["GpuFold"], tiles: np.ndarray, flips: Sequence[Flip], batch: int
-    ) -> np.ndarray:
-        """`sliding_window.mean_logits` of folds that share this one's GPU."""
-        if not self.gpu.failed:
-            try:
-                return self.load().mean_logits([f.load() for f in folds], tiles, flips, batch)
-            except RuntimeError as error:  # PyTorch has no kind of its own for a GPU that is lost
-                self.gpu.give_up(error)
-        return mean_logits([fold.on_cpu for fold in folds], tiles, flips, 1)
+        return OnGpu([self]).mean_logits(tiles, [()], len(tiles))
 
     def load(self) -> "TorchNetwork":
         """What computes the fold. Raises WeightsError, or RuntimeError where the GPU fails."""
@@ -134,11 +124,25 @@ class GpuFold:
         return self._network
 
 
-def warn(message: str) -> None:
-    """For the user, not for the programmer: callers show it as one line."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+@dataclass(frozen=True)
+class OnGpu:
+    """Folds that share a GPU, as an `Ensemble`: each tile goes there and back only once."""
+
+    networks: Sequence[GpuFold]
+
+    def mean_logits(self, tiles: np.ndarray, flips: Sequence[Flip], batch: int) -> np.ndarray:
+        """See `Ensemble`."""
+        gpu = self.networks[0].gpu
+        if not gpu.failed:
+            try:
+                loaded = [fold.load() for fold in self.networks]
+                return loaded[0].mean_logits(loaded, tiles, flips, batch)
+            except RuntimeError as error:  # PyTorch has no kind of its own for a GPU that is lost
+                gpu.give_up(error)
+        return Average([fold.on_cpu for fold in self.networks]).mean_logits(tiles, flips, 1)
 
 
-def line(error: Exception) -> str:
-    """An error's text in one line of up to 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def ensemble_of(networks: Sequence[Network]) -> Ensemble:
+    """Networks of one device as one. Raises ValueError where there is none."""
+    folds = [network for network in networks if isinstance(network, GpuFold)]
+    return OnGpu(folds) if folds else Average(networks)

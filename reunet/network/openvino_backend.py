@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from reunet.inference.sliding_window import Network
-from reunet.io.images import ImageError
-from reunet.io.labels import replacing
+from reunet.errors import ImageError
+from reunet.inference.ensemble import Network
+from reunet.io.atomic import replacing
 from reunet.network.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture
 
 CACHE_BYTES = 2**28  # of compiled graphs in all

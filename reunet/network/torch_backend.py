@@ -65,7 +65,7 @@ def batch_size(arch: Architecture, tile: int, folds: int, device: str) -> int:
 
 
 class TorchNetwork:
-    """A module in eval mode, (N, 3, H, W) -> (N, C, H, W), as a network of `sliding_window`.
+    """A module in eval mode, (N, 3, H, W) -> (N, C, H, W), as a `Network`.
 
     It computes where the module lies; on NVIDIA's GPUs in half precision, as nnU-Net does.
     """
@@ -92,7 +92,7 @@ class TorchNetwork:
         flips: Sequence[Flip],
         batch: int,
     ) -> np.ndarray:
-        """`sliding_window.mean_logits` on the device: each tile goes there and back only once.
+        """`Ensemble.mean_logits` on the device: each tile goes there and back only once.
 
         An out-of-memory halves the batch, now and later. Raises RuntimeError where the device
         fails, torch.OutOfMemoryError where a single image is too much.

@@ -1,58 +1,60 @@
 """From the cells that were found to a label file: filters, pixel size, layout."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reunet.filters import MinArea, filter_cells
-from reunet.io.images import image_error
+from reunet.errors import image_error
+from reunet.filters import parse_min_area
 from reunet.io.labels import write_label
-from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size
+from reunet.options import Options
+from reunet.pipeline import keep_wanted
 
 
-@dataclass(frozen=True)
-class Finish:
-    """What somebody chose about labels, beyond how cells are found."""
+def pixel_size_of(image: Path, options: Options) -> PixelSize | None:
+    """The size of an image's pixels, where it is needed and known.
 
-    min_area: MinArea | None = None  # smaller cells are dropped
-    drop_edge_cells: bool = False  # drop cells that touch the image's edge
-    layout: str = "viewer"  # of `LABEL_LAYOUTS`
-    pixel_size: PixelSize | None = None  # overrides what files say
+    Raises ImageError where there is no doing without it.
+    """
+    area = options.min_area
+    in_micrometres = area is not None and parse_min_area(str(area)).micrometres
+    if options.labels == "challenge" and not in_micrometres:
+        return None
+    size = asked_pixel_size(options) or read_pixel_size(image)
+    if in_micrometres and size is None:
+        wanted = parse_min_area(str(area))
+        cause = f"its pixel size is unknown, and --min-area {wanted} needs it"
+        raise image_error(image, cause, "give --pixel-size, or the area in px")
+    return size
 
-    def __str__(self) -> str:
-        """What decides which cells a label holds; nothing where all are kept."""
-        text = f", min area {self.min_area}" if self.min_area else ""
-        if self.min_area and self.min_area.micrometres and self.pixel_size:
-            text += f" at {self.pixel_size.x:g} × {self.pixel_size.y:g} µm"
-        return text + ", no edge cells" * self.drop_edge_cells
 
-    def pixel_size_of(self, image: Path) -> PixelSize | None:
-        """The size of an image's pixels, where it is needed and known.
+def asked_pixel_size(options: Options) -> PixelSize | None:
+    """The size of pixels that overrides what files say."""
+    if options.pixel_size is None:
+        return None
+    return parse_pixel_size(str(options.pixel_size))
 
-        Raises ImageError where there is no doing without it.
-        """
-        in_micrometres = self.min_area is not None and self.min_area.micrometres
-        if self.layout == "challenge" and not in_micrometres:
-            return None
-        size = self.pixel_size or read_pixel_size(image)
-        if in_micrometres and size is None:
-            cause = f"its pixel size is unknown, and --min-area {self.min_area} needs it"
-            raise image_error(image, cause, "give --pixel-size, or the area in px")
-        return size
 
-    def write(
-        self, label: Path, instances: np.ndarray, origin: str, size: PixelSize | None
-    ) -> np.ndarray:
-        """Write the cells that are wanted, numbered 1..N; `instances` are changed in place.
+def write_cells(
+    label: Path, cells: np.ndarray, origin: str, size: PixelSize | None, options: Options
+) -> np.ndarray:
+    """Write the cells that are wanted, numbered 1..N; `cells` are changed in place.
 
-        instances: (H, W) integers, 0 background. size: from `pixel_size_of`. Returns their former
-        numbers, 0 first, (N + 1,). Raises ImageError as `write_label`.
-        """
-        kept = np.arange(1, int(instances.max()) + 1)
-        if self.min_area or self.drop_edge_cells:
-            pixel_area = size.area if size else None
-            least = self.min_area.in_pixels(pixel_area) if self.min_area else 0
-            kept = filter_cells(instances, least, self.drop_edge_cells)
-        write_label(label, instances, origin, layout=self.layout, pixel_size=size)
-        return np.append(0, kept)
+    cells: (H, W) integers, 0 background. size: from `pixel_size_of`. Returns their former numbers,
+    0 first, (N + 1,). Raises ImageError as `write_label`.
+    """
+    kept = keep_wanted(cells, options, size.area if size else None)
+    write_label(label, cells, origin, layout=options.labels, pixel_size=size)
+    return kept
+
+
+def which_cells(options: Options) -> str:
+    """What decides which cells a label holds, in words; nothing where all are kept."""
+    text = ""
+    if options.min_area is not None:
+        area, size = parse_min_area(str(options.min_area)), asked_pixel_size(options)
+        text = f", min area {area}"
+        if area.micrometres and size:
+            text += f" at {size.x:g} × {size.y:g} µm"
+    return text + ", no edge cells" * options.drop_edge_cells

@@ -10,17 +10,18 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reunet.errors import ImageError, image_error
 from reunet.inference.scale import windows
 from reunet.io.collection import case_names
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
-from reunet.io.images import ImageError, Picture, image_error, list_images, read_label
+from reunet.io.images import list_images, read_label
 from reunet.io.labels import read_origin
 from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.source import Source, stream
 from reunet.run.batch import Outcome
 from reunet.run.report import REPORT
-from reunet.slides import Slide, open_slide
 
 # What programs add to an image's name for its cells; the first that fits is taken off.
 LABEL_SUFFIXES = ("_label", "_labels", "_cp_masks", "_masks", "_mask")
@@ -79,14 +80,14 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
         size = pixel_size or _size_of_label(pair.label)
         image = pair.label.with_name(_stem(pair.label))  # as it may have been called
         return Segmented(image, pair.label, labels, pixel_size=size, origin=origin)
-    slide = open_slide(pair.image)
-    if slide.shape != labels.shape:
-        sizes = f"is {_size(labels.shape)} px, the image {_size(slide.shape)} px (height × width)"
+    source = stream(pair.image)
+    if source.shape != labels.shape:
+        sizes = f"is {_size(labels.shape)} px, the image {_size(source.shape)} px (height × width)"
         raise image_error(pair.label, sizes, f"give the labels of {pair.image.name}")
     size = pixel_size or read_pixel_size(pair.image) or _size_of_label(pair.label)
     notes = size.notes if size else ()
     return Segmented(
-        pair.image, pair.label, labels, lambda: _rows(slide), size, notes, origin=origin
+        pair.image, pair.label, labels, lambda: _rows(source), size, notes, origin=origin
     )
 
 
@@ -100,12 +101,8 @@ def _size(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _rows(slide: Slide) -> Rows:
-    return windows(picture.pixels for picture in _bands(slide))
-
-
-def _bands(slide: Slide) -> Iterable[Picture]:
-    return slide.bands()
+def _rows(source: Source) -> Rows:
+    return windows(picture.pixels for picture in source.bands())
 
 
 def find_pairs(labels: Path, images: Path | None) -> list[Pair]:

@@ -13,7 +13,6 @@
         {"image": "a.png", "status": "done",       or kept (by --resume) or failed
          "label": "a_label.tiff", "cells": 57,     failed: null and 0
          "seconds": {"reading": 0.01, "network": 0.5, "decoding": 0.02, "writing": 0.01},
-                                     of large ones, where these take turns: reading and slide
          "notes": [...],             what was assumed about channels, planes and cells
          "diameter": 29.4,           px of the typical cell that the image was scaled by, or null
          "voted": false,             whether folds voted on the cells; large images are averaged
@@ -30,14 +29,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import reunet
-from reunet.io.images import ImageError
-from reunet.io.labels import replacing
-from reunet.pipeline import Model
+from reunet.errors import ImageError
+from reunet.io.atomic import replacing
+from reunet.model import Model
+from reunet.options import Options
 from reunet.run.batch import Outcome
 from reunet.run.resume import model_hash
 
@@ -46,12 +47,13 @@ EVERY = 1.0  # s between two versions at least …
 SHARE = 50  # … and as many times as long as the last one took: thousands of images stay cheap
 
 
-def describe(model: Model, settings: Mapping[str, str | bool | None]) -> dict[str, Any]:
-    """What a report says of a run before it begins. settings: as the command took them."""
-    bundle = model.bundle
+def describe(model: Model, options: Options, settings: Mapping[str, str | bool]) -> dict[str, Any]:
+    """What a report says of a run before it begins. settings: of the command, beside options."""
+    bundle, choices = model.bundle, asdict(options)
+    choices["vote"] = options.vote and len(model.networks) > 1  # one fold has nobody to vote with
     return {
         "reunet": reunet.__version__,
-        "settings": {**settings},
+        "settings": {**settings, **choices},
         "model": {
             "bundle": bundle.folder.name,
             "hash": model_hash(model),

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import reunet
 from reunet.io.labels import label_origin
-from reunet.pipeline import Model
+from reunet.model import Model
+from reunet.options import Options
+from reunet.run.finish import which_cells
 
 DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
 MAY_DECIDE = ("diameter", "step")  # … where the card has them
@@ -27,21 +29,21 @@ def model_hash(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def settings_line(model: Model, *, tta: bool, decoder: str, budget: str | None = None) -> str:
+def settings_line(model: Model, options: Options) -> str:
     """Everything but the image that labels depend on, in one line.
 
-    What a budget allows depends on the machine's mood; labels made within the same one count as
-    the same.
+    What a budget allows depends on how fast the machine is at the time; labels made within the same
+    one count as the same.
     """
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
-    mirroring = "mirrored" if tta else "not mirrored"
-    choices = ", all tiles" * (not model.skip) + ", one scale" * (not model.enlarge)
-    choices += ", averaged" * (not model.vote)
-    choices += f", cells of {model.diameter:g} px" if model.diameter else ""
-    within = f", budget {budget}" if budget else ""
-    return (
-        f"reunet {reunet.__version__}, {weights}, {mirroring}{choices}, decoder {decoder}{within}"
-    )
+    choices = "mirrored" if options.tta else "not mirrored"
+    choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
+    choices += ", averaged" * (not options.vote)
+    choices += f", cells of {options.diameter:g} px" if options.diameter else ""
+    choices += f", tiles {options.step:g} apart" if options.step else ""
+    choices += f", decoder {options.decoder or model.bundle.decoder}"
+    choices += f", budget {options.budget}" if options.budget else ""
+    return f"reunet {reunet.__version__}, {weights}, {choices}{which_cells(options)}"
 
 
 def image_hash(image: Path) -> str:

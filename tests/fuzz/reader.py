@@ -42,8 +42,9 @@ class Judge:
 
     def __call__(self, path: Path) -> tuple[str, str]:
         """Finding ("" if there is none), and the message or the shape of the picture."""
+        from reunet.errors import ImageError
         from reunet.inference.normalise import normalise_channels
-        from reunet.io.images import ImageError, read_image
+        from reunet.io.images import read_image
 
         os.ftruncate(self.log, 0)
         before = reset_peak()
@@ -79,11 +80,11 @@ def _judge_pixels(pixels: np.ndarray, shown: np.ndarray) -> str:
 
 def _judge_bands(path: Path, pixels: np.ndarray) -> str:
     """Slides are read another way, which has to give the same."""
-    from reunet.io.images import ImageError
-    from reunet.slides import open_slide
+    from reunet.errors import ImageError
+    from reunet.io.source import stream
 
     try:
-        bands = [band.pixels for band in open_slide(path).bands()]
+        bands = [band.pixels for band in stream(path).bands()]
     except ImageError:
         return "no bands"
     return "" if np.array_equal(np.concatenate(bands), pixels) else "other bands"
@@ -112,7 +113,7 @@ def prepare() -> Judge:
     import imagecodecs  # noqa: F401  # takes its memory before the limit is set
     import tifffile  # noqa: F401
 
-    from reunet import slides  # noqa: F401
+    from reunet.io import source  # noqa: F401
 
     os.environ["REUNET_MAX_PIXELS"] = str(PIXELS)
     log = os.open(tempfile.mkdtemp() + "/log", os.O_RDWR | os.O_CREAT | os.O_APPEND)

@@ -20,14 +20,16 @@ import torch
 from PIL import Image
 
 from conftest import ROOT, SAMPLES
+from reunet.inference.ensemble import Average
 from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.sliding_window import predict_scaled
 from reunet.inference.tiles import Tiling, content_box
 from reunet.io.images import list_images, read_image, read_label
 from reunet.metric import score_pair
+from reunet.model import load_model
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.network.torch_backend import build_network
-from reunet.pipeline import load_model, segment
+from reunet.pipeline import segment
 from reunet.training.data import dataset
 from reunet.training.fit.jobs import FINAL, Job, results_folder
 from reunet.training.fit.trainer import nnUNetTrainerReUNet
@@ -196,7 +198,7 @@ def test_exported_logits_are_nnunets(chain: Chain) -> None:
         channels = normalise_channels(read_image(path).pixels).transpose(2, 0, 1)
         scaled = z_score(channels[:, *content_box(channels)])
         expected = theirs.predict_logits_from_preprocessed_data(torch.from_numpy(scaled)[:, None])
-        logits = predict_scaled(scaled, [mine], tiling)
+        logits = predict_scaled(scaled, Average([mine]), tiling)
         np.testing.assert_array_equal(logits, expected[:, 0].float().numpy())
 
 

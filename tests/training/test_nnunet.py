@@ -37,8 +37,9 @@ from pictures import (
 from torch import Tensor, nn
 
 from conftest import TINY
+from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import z_score
-from reunet.inference.sliding_window import Network, predict_logits, predict_scaled
+from reunet.inference.sliding_window import predict_logits, predict_scaled
 from reunet.inference.tiles import (
     Tiling,
     centred_padding,
@@ -268,7 +269,7 @@ def test_parity_mode_gives_nnunets_logits_to_the_bit(
 ) -> None:
     scaled = scaled_content(image)
     tiling = Tiling(PATCH, 16, ARCH.divisor, mirror=mirror, parity=True)
-    mine = predict_scaled(scaled, folds.mine, tiling)
+    mine = predict_scaled(scaled, Average(folds.mine), tiling)
     assert np.array_equal(mine, nnunet_logits(folds.theirs, scaled, mirror))
 
 
@@ -278,7 +279,7 @@ def test_parity_holds_for_a_single_fold(folds: Folds) -> None:
     folds.theirs.list_of_parameters = everything[1:]
     theirs = nnunet_logits(folds.theirs, scaled, True)
     folds.theirs.list_of_parameters = everything
-    assert np.array_equal(predict_scaled(scaled, folds.mine[1:], PARITY), theirs)
+    assert np.array_equal(predict_scaled(scaled, Average(folds.mine[1:]), PARITY), theirs)
 
 
 @pytest.mark.parametrize("tiling", [PARITY, DEFAULT], ids=["parity", "default"])
@@ -287,7 +288,7 @@ def test_classes_are_nnunets_from_the_image_on(
     folds: Folds, image: np.ndarray, tiling: Tiling
 ) -> None:
     """The whole way: crop, z-score, tiles, folds, paste."""
-    logits = predict_logits(image, folds.mine, tiling)
+    logits = predict_logits(image, Average(folds.mine), tiling)
     mismatches = logits.argmax(0) != nnunet_classes(folds.theirs, image)
     if tiling.parity:
         assert not mismatches.any()
@@ -312,5 +313,5 @@ def test_z_score_is_nnunets_to_the_bit(image: np.ndarray, memory: str) -> None:
 @each_image
 def test_single_precision_stays_close_to_half(folds: Folds, image: np.ndarray) -> None:
     scaled = scaled_content(image)
-    mine = predict_scaled(scaled, folds.mine, DEFAULT)
+    mine = predict_scaled(scaled, Average(folds.mine), DEFAULT)
     assert np.abs(mine - nnunet_logits(folds.theirs, scaled, True)).max() < 0.05

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import numpy as np
 
+from reunet.io.atomic import replacing
 from reunet.io.export.charts import histogram, lines
 from reunet.io.export.overlay import paint, stretch_limits, view
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import image_row
-from reunet.io.labels import replacing
 
 NAME = "report.html"
 THUMBNAIL = 320  # px, longest side

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reunet.io.atomic import replacing
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
-from reunet.io.labels import replacing
 
 LONGEST = 4096  # px of an overlay; larger images are reduced, and crops show what that hides
 SLIDE_LONGEST = 2048  # px of such a reduced picture

@@ -4,11 +4,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from reunet.errors import image_error, reason
+from reunet.io.atomic import replacing
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.stream import WAY_OUT
 from reunet.io.export.tables import CELL_COLUMNS, cell_columns
-from reunet.io.images import image_error, reason
-from reunet.io.labels import replacing
 
 NAME = "cells.parquet"
 WHOLE = ("id", "left_px", "top_px", "right_px", "bottom_px", "area_px", "on_frame")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reunet.io.atomic import replacing
 from reunet.io.export.contours import Polygon, polygons
 from reunet.io.export.segmented import Segmented
-from reunet.io.labels import replacing
 
 if TYPE_CHECKING:
     from roifile import ImagejRoi

@@ -3,8 +3,8 @@
 import contextlib
 from pathlib import Path
 
-from reunet.io.images import image_error, reason
-from reunet.io.labels import replacing
+from reunet.errors import image_error, reason
+from reunet.io.atomic import replacing
 
 WAY_OUT = "choose a folder with space to write in"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from reunet.errors import ImageError, image_error, reason
 from reunet.io.export.coco import Coco
 from reunet.io.export.geojson import GeoJson
 from reunet.io.export.html import Html
@@ -17,7 +18,6 @@ from reunet.io.export.parquet import Parquet
 from reunet.io.export.roi import Rois
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import Tables
-from reunet.io.images import ImageError, image_error, reason
 
 
 class Writer(Protocol):

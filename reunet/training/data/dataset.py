@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.instances.encode import CLASSES, encode
 from reunet.instances.weight_map import weight_map
 from reunet.io.collection import Labels, case_names, own_labels, short_name
-from reunet.io.images import ImageError, list_images, read_image, read_label
+from reunet.io.images import list_images, read_image, read_label
 from reunet.io.labels import write_label
 from reunet.metric import read_meta
 from reunet.network.unet import Architecture

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
-from reunet.inference.sliding_window import Network
+from reunet.inference.ensemble import Network
 
 # without these instructions bfloat16 is emulated, slower than float32
 BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reunet.inference.sliding_window import Network, predict_scaled
+from reunet.inference.ensemble import Average, Network
+from reunet.inference.sliding_window import predict_scaled
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.io.images import read_label
@@ -60,7 +61,7 @@ class Judge:
             data, _, _, properties = self.dataset.load_case(name)
             truth = read_label(instances_file(self.root, name))
             content = np.ascontiguousarray(np.asarray(data[:])[:, 0])  # (3, h, w)
-            logits = predict_scaled(content, [network], self.tiling)
+            logits = predict_scaled(content, Average([network]), self.tiling)
             rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
             classes = np.zeros(truth.shape, np.uint8)
             classes[rows, columns] = logits.argmax(axis=0)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from reunet.inference.tiles import STEP, WIDE_STEP
-from reunet.instances.decode import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
+from reunet.instances.decode import MIN_SEED, RING_OUTSIDE
 from reunet.network.bundle import save_bundle
+from reunet.options import SMALLEST_CELL
 from reunet.training.fit.jobs import BEST, FINAL, LATEST
 from reunet.training.fit.start import start_tensors
 from reunet.training.presets import PRESETS, Preset
@@ -65,7 +66,7 @@ def export(
         "decoder_parameters": {
             "min_seed_px": MIN_SEED[dataset_json["encoding"]],
             "ring_outside_px": RING_OUTSIDE[dataset_json["encoding"]],
-            "min_cell_px": MIN_OBJECT,
+            "min_cell_px": SMALLEST_CELL,
         },
         "tile": chosen.tile,
         "step": WIDE_STEP if chosen.diameter else STEP,

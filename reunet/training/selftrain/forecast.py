@@ -10,8 +10,9 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from reunet.errors import ImageError
 from reunet.inference.tiles import FLIPS, Tiling, tile_starts
-from reunet.io.images import ImageError, list_images, read_image
+from reunet.io.images import list_images, read_image
 from reunet.training.data.dataset import CONFIGURATION, DATASET, plans_name, read_json
 from reunet.training.fit.device import as_network
 from reunet.training.presets import PRESETS

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels
 from reunet.instances.decode import decode
 from reunet.instances.encode import BOUNDARY, INTERIOR, inner_boundary
 from reunet.instances.weight_map import weight_map
-from reunet.io.images import ImageError, read_image, read_label
+from reunet.io.images import read_image, read_label
 from reunet.io.labels import label_path, write_label, write_png
 from reunet.metric import score_pair
 from reunet.training.data.dataset import find_label, read_json, with_maps, write_blosc, write_json

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reunet.inference.sliding_window import Network, predict_scaled
+from reunet.inference.ensemble import Average, Network
+from reunet.inference.sliding_window import predict_scaled
 from reunet.inference.tiles import Tiling
 from reunet.network.unet import UNet
 from reunet.training.data.dataset import DATASET, read_json
@@ -75,7 +76,7 @@ def soft_classes(
     classes, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float16)
     for outer, inner in bands(height, width, tiling.tile):
         piece = np.ascontiguousarray(content[:, 0, outer])  # (3, rows, w)
-        logits = predict_scaled(piece, networks, tiling)
+        logits = predict_scaled(piece, Average(networks), tiling)
         logits = logits[:, inner.start - outer.start : inner.stop - outer.start]
         classes[inner] = logits.argmax(axis=0)
         confidence[inner] = 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)

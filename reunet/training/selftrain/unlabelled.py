@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.tiles import content_box
 from reunet.io.collection import case_names
-from reunet.io.images import ENDINGS, ImageError, list_images, read_image
+from reunet.io.images import ENDINGS, list_images, read_image
 from reunet.metric import read_meta
 from reunet.training.data.dataset import DATASET, SUFFIX, read_json, write_blosc, write_json
 

@@ -1,0 +1,155 @@
+"""A model: the networks of a weight bundle on the device that there is."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reunet.errors import WeightsError, message_of, warn
+from reunet.inference.ensemble import Ensemble, Network
+from reunet.inference.second_pass import few_tiles
+from reunet.inference.size import SizeNetwork
+from reunet.inference.tiles import Tiling
+from reunet.network.bundle import Bundle, choose_folds, open_bundle
+from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
+from reunet.options import DEVICES, Options
+
+DEFAULT_BUNDLE, GPU_BUNDLE = "compact", "paper"
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux, Windows' Linux, AMD's: all "cuda"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle's networks on their device."""
+
+    bundle: Bundle
+    networks: tuple[Network, ...]  # one a fold; each is loaded when it is first called
+    folds: tuple[str, ...]
+    device: str  # cpu, cuda or mps
+    batch: int = 1  # mirror images of tiles that it takes at once
+    size_network: SizeNetwork | None = None  # estimates the size of cells
+
+    def tiling(self, options: Options = Options()) -> Tiling:  # noqa: B008 - it is frozen
+        """How `sliding_window` cuts images for this model."""
+        bundle = self.bundle
+        return Tiling(
+            bundle.tile,
+            bundle.smallest,
+            bundle.architecture.divisor,
+            mirror=options.tta,
+            step=options.step or bundle.step,
+            batch=self.batch,
+            skip=options.skip_empty,
+            outputs=bundle.architecture.outputs,
+        )
+
+    def ensembles(self, vote: bool) -> list[Ensemble]:
+        """Those that each make a map of an image: one a fold where folds vote, or one of all."""
+        groups = [(fold,) for fold in self.networks] if vote else [self.networks]
+        return [ensemble_of(group) for group in groups]
+
+    def first(self, count: int) -> "Model":
+        """The model of the first `count` folds."""
+        return replace(self, networks=self.networks[:count], folds=self.folds[:count])
+
+
+def load_model(
+    weights: str | Path | None = None, device: str = "auto", folds: Sequence[str] | None = None
+) -> Model:
+    """Load a weight bundle.
+
+    weights: folder of a bundle (None: the one that comes with reunet and suits the device).
+    device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
+    use (None: all). The first fold is loaded at once, the others when they are first used.
+    Raises WeightsError, or ValueError for a device that this machine lacks or that fails; where
+    auto chose it, a warning is given and the CPU takes over, here and later on.
+    """
+    chosen = choose_device(device)
+    bundle = open_bundle(Path(weights) if weights else default_weights(chosen))
+    names = choose_folds(bundle, folds)
+    if chosen == "cpu":
+        on_cpu = tuple(Fold(bundle, name) for name in names)
+        on_cpu[0].load()
+        return Model(bundle, on_cpu, names, chosen, size_network=_size_network(bundle))
+    try:
+        return _on_gpu(bundle, names, chosen)
+    except RuntimeError as error:
+        cause = f"device {chosen} fails ({message_of(error)})"
+        if device != "auto":
+            raise ValueError(f"{cause}: use --device cpu") from error
+        warn(f"{cause}: going on on the CPU")
+    return load_model(weights, "cpu", folds)
+
+
+def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
+    gpu = Gpu(device)
+    networks = tuple(GpuFold(bundle, name, gpu) for name in names)
+    networks[0].load()
+    model = Model(bundle, networks, names, device, size_network=_size_network(bundle))
+    longest = few_tiles(model.tiling()).longest
+    return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
+
+
+def _size_network(bundle: Bundle) -> SizeNetwork | None:
+    return SizeFold(bundle) if bundle.has_size else None
+
+
+def choose_device(name: str) -> str:
+    """The device of a name in DEVICES: cpu, cuda or mps.
+
+    PyTorch, which knows for sure, is only asked where there is a driver: to import it takes longer
+    than to segment a small image. Raises ValueError where this machine lacks the device.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device {name!r} does not exist: choose from {', '.join(DEVICES)}")
+    if name == "cpu":
+        return name
+    found = _gpus()
+    if name == "auto":
+        return next(iter(found), "cpu")
+    if name not in found:
+        raise ValueError(f"device {name} is not available on this machine: use --device auto")
+    return name
+
+
+def _gpus() -> list[str]:
+    if not _has_driver():
+        return []
+    try:
+        import torch
+    except ImportError:
+        return []
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    return [name for name, there in found.items() if there]
+
+
+def _has_driver() -> bool:
+    if sys.platform == "darwin":
+        return True
+    if sys.platform == "win32":
+        try:
+            ctypes.CDLL("nvcuda.dll")
+        except OSError:
+            return False
+        return True
+    return any(Path(path).exists() for path in DRIVERS)
+
+
+def default_weights(device: str = "cpu") -> Path:
+    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `weights/` of the checkout.
+
+    On a GPU it is the paper's network where there is one, else the compact one.
+    Raises WeightsError where there is none.
+    """
+    root = os.environ.get("REUNET_WEIGHTS")
+    folder = Path(root) if root else Path(__file__).resolve().parents[1] / "weights"
+    if device != "cpu" and (folder / GPU_BUNDLE).is_dir():
+        return folder / GPU_BUNDLE
+    bundle = folder / DEFAULT_BUNDLE
+    if not bundle.is_dir():
+        raise WeightsError(
+            f"{bundle}: no weights there: give a bundle with --weights or set REUNET_WEIGHTS"
+        )
+    return bundle
