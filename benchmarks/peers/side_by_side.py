@@ -1,9 +1,9 @@
 """Ours beside nnU-Net's own predictor and the official baseline's way, taking turns in one run.
 
-    python benchmarks/side_by_side.py [--data DIR] [--runs 5] [--images 40] [TABLE ...]
+    python -m benchmarks.peers.side_by_side [--data DIR] [--runs 5] [--images 40] [TABLE ...]
 
 Prints Markdown tables: `one` image and `folder` of images from the start of the process to the
-label, against nnU-Net with the same weights; its `logits` beside ours; `baseline`, the challenge's;
+label, against nnU-Net with the same weights; `baseline`, the challenge's;
 `ceiling`, how near the network comes to the processor's; `gpu`, where there is one. Images are cut
 from the bundled samples or, with --data, are validation images of a folder with images/ and a
 meta.csv. Needs requirements-train.txt and requirements-benchmarks.txt.
@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-import ceiling
 import numpy as np
-import paper_on_gpu
 from PIL import Image
-from timing import Command, Spent, in_turn, machine, print_ratios, print_table, run
 
+from benchmarks.speed import ceiling, paper_on_gpu
+from benchmarks.speed.timing import Command, Spent, in_turn, machine, print_ratios, run
 from reunet.inference.normalise import normalise_channels
 from reunet.io.images import read_image
 from reunet.metric import read_meta
@@ -31,7 +30,7 @@ from reunet.network.bundle import fold_file, open_bundle, write_card
 from reunet.pipeline import default_weights
 
 HERE = Path(__file__).resolve().parent
-SAMPLES = HERE.parent / "tests/data/samples/images"
+SAMPLES = HERE.parents[1] / "tests/data/samples/images"
 # (height, width) that are common among microscope images; the largest is the challenge's
 SIZES = ((256, 256), (520, 696), (472, 512), (360, 360), (400, 400), (256, 320), (640, 640),
          (1024, 1024))  # fmt: skip
@@ -77,7 +76,7 @@ def main() -> None:
 
 def prepare(folder: Path, options: argparse.Namespace) -> Setting:
     """The weights and the images of both sides."""
-    from nnunet_model import write_model_folder
+    from benchmarks.peers.nnunet_model import write_model_folder
 
     weights, model, images = folder / "bundle", folder / "model", folder / "images"
     replicate_folds(options.weights, weights)
@@ -211,19 +210,9 @@ def print_folder(setting: Setting) -> None:
     print_ratios(in_turn(ways, setting.runs), MARK_FOLDER)
 
 
-def print_logits(setting: Setting) -> None:
-    """The same preprocessed arrays through nnU-Net's predictor and through ours."""
-    from same_logits import compare
-
-    paths = sorted(setting.images.iterdir())[: len(SIZES)]
-    rows = compare(setting.weights, setting.model, [read_image(path).pixels for path in paths])
-    print(f"Logits of {len(paths)} images, one fold, no mirroring, beside `nnUNetPredictor`'s.\n")
-    print_table(("ours", "largest difference", "mean difference", "same class, % of pixels"), rows)
-
-
 def print_baseline(setting: Setting) -> None:
     """The official baseline: a smaller network, windows of 256 px."""
-    import official_baseline
+    from benchmarks.peers import official_baseline
 
     out = setting.folder / "theirs"
     command: Command = (sys.executable, HERE / "official_baseline.py", setting.images, out)
@@ -260,7 +249,6 @@ def print_gpu(setting: Setting) -> None:
 TABLES = {
     "one": print_one,
     "folder": print_folder,
-    "logits": print_logits,
     "baseline": print_baseline,
     "ceiling": print_ceiling,
     "gpu": print_gpu,

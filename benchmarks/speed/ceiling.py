@@ -1,6 +1,6 @@
 """How near the compact network comes to what the cores can do.
 
-    python benchmarks/ceiling.py [--weights BUNDLE] [--edge 512] [--turns 3] [--layers]
+    python -m benchmarks.speed.ceiling [--weights BUNDLE] [--edge 512] [--turns 3] [--layers]
 
 Its GFLOP/s beside those of a large matrix product, on all cores that the process may use (fewer:
 `taskset -c 0 python …`). They take turns, each in a process of its own, because idle threads of one
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import machine, print_table, verdict
 
+from benchmarks.speed.timing import machine, print_table, verdict
 from reunet.network.architecture import Architecture, parameter_shapes
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.pipeline import default_weights, load_model

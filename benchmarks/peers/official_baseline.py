@@ -1,6 +1,6 @@
 """A folder of images the way the challenge's official baseline does it, for its time only.
 
-    python benchmarks/official_baseline.py IMAGES OUT
+    python -m benchmarks.peers.official_baseline IMAGES OUT
 
 Percentiles, windows of 256 px by MONAI, softmax, threshold, connected components, TIFF. The network
 is the baseline's U-Net with random weights: the labels mean nothing. `side_by_side.py` starts it as
