@@ -46,3 +46,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("reunet.pipeline"), name)
     raise AttributeError(f"module 'reunet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the front door, though little of it is imported yet."""
+    return sorted({*globals(), *__all__, "__version__"})

@@ -83,8 +83,8 @@ EVERY_NAME = [str(number) for number in range(len(SHAPES))]
 
 @pytest.mark.slow
 def test_killed_at_random_moments() -> None:
-    """`benchmarks/faults.py` fails where a label is lost, wrong or made twice."""
-    script = ROOT / "benchmarks" / "faults.py"
+    """`tests/killed.py` fails where a label is lost, wrong or made twice."""
+    script = ROOT / "tests" / "killed.py"
     result = run([sys.executable, str(script), "--rounds", "8"])
     assert result.returncode == 0, result.stdout + result.stderr
 

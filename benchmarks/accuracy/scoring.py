@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import classical_floor
+from benchmarks.accuracy import classical_floor
 from reunet import Model, load_model, segment
 from reunet.io.images import read_image, read_label
 from reunet.io.labels import label_path, write_label

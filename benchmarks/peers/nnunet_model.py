@@ -15,7 +15,7 @@ from reunet.network.bundle import Bundle, load_tensors
 from reunet.training.data.dataset import nnunet_architecture
 
 TRAINER, CONFIGURATION = "nnUNetTrainer", "2d"
-LABELS = {"background": 0, "interior": 1, "boundary": 2}
+LABELS = ("background", "interior", "boundary", "field")  # one an output: only its time counts
 CHANNELS = {"0": "R", "1": "G", "2": "B"}
 NETWORK = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -38,12 +38,14 @@ def write_model_folder(bundle: Bundle, folds: Sequence[str], folder: Path) -> No
     """
     folder.mkdir(parents=True)
     plans = make_plans(bundle.architecture, bundle.tile)
-    dataset = {"channel_names": CHANNELS, "labels": LABELS, "file_ending": ".png"}
+    outputs = bundle.architecture.outputs
+    labels = {name: number for number, name in enumerate(LABELS[:outputs])}
+    dataset = {"channel_names": CHANNELS, "labels": labels, "file_ending": ".png"}
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     for number, fold in enumerate(folds):
         checkpoint = {
-            "network_weights": state_dict(plans, load_tensors(bundle, fold)),
+            "network_weights": state_dict(plans, load_tensors(bundle, fold), outputs),
             "trainer_name": TRAINER,
             "init_args": {"configuration": CONFIGURATION},
             "inference_allowed_mirroring_axes": (0, 1),
@@ -52,11 +54,13 @@ def write_model_folder(bundle: Bundle, folds: Sequence[str], folder: Path) -> No
         torch.save(checkpoint, folder / f"fold_{number}" / "checkpoint_final.pth")
 
 
-def state_dict(plans: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def state_dict(
+    plans: dict[str, Any], tensors: dict[str, np.ndarray], outputs: int
+) -> dict[str, torch.Tensor]:
     """The weights under all the names that nnU-Net gives them."""
     manager = PlansManager(plans)
     network = nnUNetTrainer.build_network_architecture(
-        manager, manager.get_configuration(CONFIGURATION), 3, len(LABELS), False
+        manager, manager.get_configuration(CONFIGURATION), 3, outputs, False
     )
     own = {name: torch.from_numpy(values) for name, values in tensors.items()}
     wrong = network.load_state_dict(own, strict=False)  # nnU-Net names a tensor up to four times

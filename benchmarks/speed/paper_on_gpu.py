@@ -1,6 +1,6 @@
 """The paper's network on a GPU: 5 folds × 4 mirror images of one 1024×1024 picture.
 
-    python benchmarks/paper_on_gpu.py [--runs 3]
+    python -m benchmarks.speed.paper_on_gpu [--runs 3]
 
 Random weights: only time and memory are looked at. Wall time is that of `reunet predict` from the
 start of its process; speed and share of the peak are those of the networks within one process.
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ceiling import multiply_adds
 from PIL import Image
-from timing import complete, gpu, machine, print_table, verdict
 
+from benchmarks.speed.ceiling import multiply_adds
+from benchmarks.speed.timing import complete, gpu, machine, print_table, verdict
 from reunet.inference.sliding_window import predict_logits
 from reunet.network.architecture import PAPER, parameter_shapes
 from reunet.network.bundle import save_bundle

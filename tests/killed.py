@@ -1,6 +1,6 @@
 """Kill a run at random moments, go on with --resume, and look for damage.
 
-    python benchmarks/faults.py [--rounds 50] [--images 30] [--seed 0] [--weights BUNDLE]
+    python tests/killed.py [--rounds 50] [--images 30] [--seed 0] [--weights BUNDLE]
 
 A round starts `reunet predict --resume --report` on pictures of 96×96 px, lets it finish a random
 number of them, kills it (SIGKILL) up to a picture's time later, and starts it again. Lost: a label
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SAMPLES = Path(__file__).resolve().parents[1] / "tests/data/samples/images"
+SAMPLES = Path(__file__).resolve().parent / "data/samples/images"
 EDGE = 96  # px
 
 

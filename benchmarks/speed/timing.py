@@ -1,65 +1,80 @@
-"""What the side-by-side benchmarks share: runs in turn, medians, the machine in words."""
+"""What benchmarks of time share: commands with a clock, tables, the machine in words."""
 
 import importlib.metadata
 import os
 import platform
-import resource
-import statistics
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 Command = Sequence[str | Path]
-PACKAGES = ("torch", "openvino", "nnunetv2", "monai", "numpy")
+PACKAGES = ("torch", "openvino", "nnunetv2", "numpy")
 LAST_WORDS = 2000  # characters shown of what a failed command said
+# A small process between, so that the memory of this one is not taken for the command's.
+LAUNCHER = """
+import os, resource, sys, time
+started = time.perf_counter()
+process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(process, 0)
+wall, unit = time.perf_counter() - started, 1 if sys.platform == "darwin" else 1024
+children = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(f"\\n{wall} {children.ru_utime + children.ru_stime} {children.ru_maxrss * unit}")
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
 
 
 class Spent(NamedTuple):
-    """Seconds of a command: by the clock, and of all processors, those of its workers included.
+    """Of a command: seconds by the clock and of all processors, and the most memory in bytes.
 
-    Another job on the machine stretches the first, hardly the second.
+    Its workers count for the processors; another job on the machine stretches the clock, hardly
+    them. Memory is that of the largest process. Infinite: stopped at its limit.
     """
 
     wall: float
     cpu: float
+    peak: float = 0
 
 
-def run(command: Command) -> Spent:
-    """Run a command and time it from the start of its process. Ends the benchmark if it fails."""
-    before, started = _processor_seconds(), time.perf_counter()
-    complete(command)
-    return Spent(time.perf_counter() - started, _processor_seconds() - before)
+def run(command: Command, limit: float | None = None) -> Spent:
+    """Run a command and time it from the start of its process. Ends the benchmark if it fails.
+
+    limit: seconds after which the command is stopped, with all its workers.
+    """
+    launcher = (sys.executable, "-I", "-S", "-c", LAUNCHER, *command)
+    process = subprocess.Popen(
+        launcher,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return Spent(inf, inf, inf)
+    if process.returncode:
+        _give_up(command, process.returncode, said)
+    wall, cpu, peak = (float(word) for word in said.splitlines()[-1].split())
+    return Spent(wall, cpu, peak)
 
 
 def complete(command: Command) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it says. Ends the benchmark if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        shown = " ".join(str(part) for part in command)
-        said = (done.stdout + done.stderr)[-LAST_WORDS:]
-        sys.exit(f"{shown}\nended with {done.returncode}:\n{said}")
+        _give_up(command, done.returncode, done.stdout + done.stderr)
     return done
 
 
-def _processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def in_turn(ways: Mapping[str, Callable[[], Spent]], runs: int) -> dict[str, Spent]:
-    """Medians of every way, which take turns (A B A B …): a busy machine hits all alike.
-
-    A first round warms the disk's cache and does not count.
-    """
-    rounds = [{name: way() for name, way in ways.items()} for _ in range(runs + 1)][1:]
-    return {name: _median([spent[name] for spent in rounds]) for name in ways}
-
-
-def _median(spent: Sequence[Spent]) -> Spent:
-    return Spent(*(statistics.median(seconds) for seconds in zip(*spent, strict=True)))
+def _give_up(command: Command, code: int, said: str) -> NoReturn:
+    shown = " ".join(str(part) for part in command)[:LAST_WORDS]
+    sys.exit(f"{shown}\nended with {code}:\n{said[-LAST_WORDS:]}")
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -68,22 +83,6 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for row in rows:
         print(f"| {' | '.join(str(cell) for cell in row)} |")
     print(flush=True)
-
-
-def print_ratios(spent: Mapping[str, Spent], mark: float | None = None) -> None:
-    """A row a way, and how many times as long as the first, ours, it takes.
-
-    mark: what the smallest ratio has to reach.
-    """
-    ours, *others = spent.values()
-    rows = []
-    for name, (wall, cpu) in spent.items():
-        ratios = f"{wall / ours.wall:.1f}", f"{cpu / ours.cpu:.1f}"
-        rows.append((name, f"{wall:.2f}", ratios[0], f"{cpu:.2f}", ratios[1]))
-    print_table(("way", "seconds", "times ours", "processor seconds", "times ours"), rows)
-    if mark:
-        reached = min(other.wall for other in others) / ours.wall
-        print(f"{reached:.1f}× faster: {verdict(reached >= mark, f'≥ {mark:g}×')}\n", flush=True)
 
 
 def verdict(reached: bool, mark: str) -> str:

@@ -1,6 +1,6 @@
 """Time of the weight map's distance term by cells and pixels, against the definition's.
 
-    OMP_NUM_THREADS=1 python benchmarks/weightmap.py [--repeats 3] [--no-reference]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.weightmap [--repeats 3] [--no-reference]
 
 Prints Markdown tables of processor seconds (the best of the repeats) on discs of one size that lie
 at random places of a grid: any number of cells on any number of pixels, and as many cells a pixel

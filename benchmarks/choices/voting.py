@@ -1,6 +1,6 @@
 """What it gives to let the folds vote on cells, by the agreement that is asked for.
 
-    python benchmarks/voting.py DATA [--weights BUNDLE] [--each 4]
+    python -m benchmarks.choices.voting DATA [--weights BUNDLE] [--each 4]
 
 DATA is a folder with images/, labels/ and a meta.csv; --each images of every source whose split is
 not `val` are segmented by every fold, without mirroring. The table has the folds on their own, the
@@ -10,22 +10,24 @@ elsewhere.
 """
 
 import argparse
+from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from small_cells import draw
-from timing import print_table
 
+from benchmarks.speed.timing import print_table
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import CLASSES, Maps, most_probable, predict_logits
 from reunet.instances import voting
 from reunet.io.images import read_image, read_label
-from reunet.metric import score_pair
+from reunet.metric import read_meta, score_pair
 from reunet.pipeline import Model, Seen, default_weights, find_and_tell, load_model
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
+MOST_PIXELS = 600_000  # of an image
+SEED = 0
 
 
 def main() -> None:
@@ -39,6 +41,16 @@ def main() -> None:
     scores = [f1_of(options.data, name, model) for name in draw(options.data, options.each)]
     rows = [(way, f"{np.mean([f1[way] for f1 in scores]):.3f}") for way in scores[0]]
     print_table(("", f"F1 of {len(scores)} images"), rows)
+
+
+def draw(data: Path, each: int) -> list[str]:
+    """Names of training images, as many of every source."""
+    sources = defaultdict(list)
+    for name, row in sorted(read_meta(data).items()):
+        if row["split"] != "val" and int(row["height"]) * int(row["width"]) <= MOST_PIXELS:
+            sources[row["source"]].append(name)
+    rng = np.random.default_rng(SEED)
+    return [names[i] for names in sources.values() for i in rng.permutation(len(names))[:each]]
 
 
 def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh benchmarks/ablation.sh DATA CHECKPOINT HOURS
+# sh benchmarks/choices/ablation.sh DATA CHECKPOINT HOURS
 # Fine-tunes one baseline checkpoint four times, HOURS each: encoding paper or thin, Dice weighted
 # with the weight map or not; then scores every network with both decoders on the validation part.
 # DATA: folder with images/, labels/ and meta.csv. A network that is trained is not trained again.

@@ -1,6 +1,6 @@
 """How long the decoders take, and how much memory, on large class maps of 1e3, 1e4 and 1e5 cells.
 
-    python benchmarks/instances.py [--side 2500 5000 10000] [--cells 1000 10000 100000] [--noise]
+    python -m benchmarks.speed.instances [--side 2500 5000] [--cells 1000 10000] [--noise]
 
 The maps hold discs of various sizes, many of which touch, encoded as for the training. Every figure
 is from a process of its own, of which decoding is all that counts: it runs on one core, so the
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from timing import cores, print_table, processor, version
 
+from benchmarks.speed.timing import cores, print_table, processor, version
 from reunet.instances.decode import DECODERS, decode
 from reunet.instances.encode import encode
 

@@ -1,10 +1,10 @@
 """A folder of images the way the challenge's official baseline does it, for its time only.
 
-    python benchmarks/official_baseline.py IMAGES OUT
+    PYTHON official_baseline.py IMAGES OUT
 
 Percentiles, windows of 256 px by MONAI, softmax, threshold, connected components, TIFF. The network
-is the baseline's U-Net with random weights: the labels mean nothing. `side_by_side.py` starts it as
-a process and times that.
+is the baseline's U-Net with random weights: the labels mean nothing. `run.py` starts it as a
+process and times that.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
 from skimage import exposure, io, measure, morphology
 from tifffile import imwrite
-from torch.utils.flop_counter import FlopCounterMode
 
 WINDOW, BATCH = 256, 4  # px, windows a pass; overlap and weighting are MONAI's defaults
 FEATURES = (16, 32, 64, 128, 256)
@@ -49,13 +48,6 @@ def build() -> torch.nn.Module:
         num_res_units=RESIDUAL_UNITS,
     )
     return network
-
-
-def gflop_of_a_window() -> float:
-    """Work of the network for one window, as PyTorch counts it."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        build()(torch.zeros(1, 3, WINDOW, WINDOW))
-    return float(counter.get_total_flops() / 1e9)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """A folder of images by nnU-Net's own predictor, as a script of its users would do it.
 
-    python benchmarks/nnunet_predictor.py MODEL IMAGES OUT --folds 5 [--sequential]
+    python nnunet_predictor.py MODEL IMAGES OUT --folds 5 [--sequential]
 
-IMAGES holds NAME_0000.png. `side_by_side.py` starts it as a process and times that.
+IMAGES holds NAME_0000.png. `run.py` starts it as a process and times that.
 """
 
 import argparse

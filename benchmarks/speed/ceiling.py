@@ -1,37 +1,35 @@
 """How near the compact network comes to what the cores can do.
 
-    python benchmarks/ceiling.py [--weights BUNDLE] [--edge 512] [--turns 3] [--layers]
+    python -m benchmarks.speed.ceiling [--weights BUNDLE] [--edge 512] [--turns 3] [--precision f32]
 
 Its GFLOP/s beside those of a large matrix product, on all cores that the process may use (fewer:
 `taskset -c 0 python …`). They take turns, each in a process of its own, because idle threads of one
 library keep cores from the next; the best round of each counts, as the ceiling is about the machine
 and not about what else it does. The ceiling is the fastest of several libraries' products: not
-every BLAS knows every processor. --layers tells where OpenVINO spends a tile's time.
+every BLAS knows every processor.
 """
 
 import argparse
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from timing import machine, print_table, verdict
 
+from benchmarks.speed.timing import machine, print_table, verdict
 from reunet.network.architecture import Architecture, parameter_shapes
 from reunet.network.bundle import load_tensors, open_bundle
-from reunet.pipeline import default_weights, load_model
+from reunet.network.precision import Precision, cpu_precision
+from reunet.pipeline import default_weights
 
 MARK = 70  # % of the ceiling
 PRODUCT = 2048  # edge of the matrices
 ROUNDS = 10  # of a turn, after one that warms up
 SEED = 0
-SINGLE = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO would take bfloat16 where it can
 
 Work = Callable[[], object]
 
@@ -42,29 +40,29 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=default_weights())
     parser.add_argument("--edge", type=int, default=512, help="px, of the tile")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--layers", action="store_true", help="where the time of a tile goes")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default=cpu_precision())
     options = parser.parse_args()
     print(machine())
-    print_ceiling(options.weights, options.edge, options.turns)
-    if options.layers:
-        print_layers(options.weights, options.edge)
+    print_ceiling(options.weights, options.edge, options.turns, options.precision)
 
 
-def print_ceiling(weights: Path, edge: int, turns: int) -> None:
+def print_ceiling(weights: Path, edge: int, turns: int, precision: Precision) -> None:
     """GFLOP/s of one tile through the first fold, and of the matrix products."""
     own = f"network, a {edge}×{edge} tile"
     flop = {own: 2.0 * multiply_adds(open_bundle(weights).architecture, edge, edge)}
-    prepare: dict[str, Callable[[], Work]] = {own: partial(network, weights, edge)}
+    prepare: dict[str, Callable[[], Work]] = {own: partial(network, weights, edge, precision)}
     for library, product in PRODUCTS.items():
+        if library == "NumPy" and precision == "bf16":
+            continue  # it has none
         name = f"{PRODUCT}×{PRODUCT} product, {library}"
-        prepare[name], flop[name] = product, 2.0 * PRODUCT**3
+        prepare[name], flop[name] = partial(product, precision), 2.0 * PRODUCT**3
     seconds = best_in_turn(prepare, turns)
     speed = {name: flop[name] / seconds[name] / 1e9 for name in seconds}
     rows = [
         (name, f"{flop[name] / 1e9:.1f}", f"{1e3 * seconds[name]:.1f}", f"{speed[name]:.0f}")
         for name in speed
     ]
-    print_table(("float32 work", "GFLOP", "ms, best", "GFLOP/s"), rows)
+    print_table((f"{precision} work", "GFLOP", "ms, best", "GFLOP/s"), rows)
     ceiling = max(speed.keys() - {own}, key=lambda name: speed[name])
     share = 100 * speed[own] / speed[ceiling]
     print(
@@ -94,34 +92,41 @@ def best_of_rounds(prepare: Callable[[], Work]) -> float:
     return best
 
 
-def network(weights: Path, edge: int) -> Work:
+def network(weights: Path, edge: int, precision: Precision) -> Work:
     """One tile through the first fold, by the backend that `reunet predict` takes."""
-    own, tile = load_model(weights, "cpu").networks[0], random((1, 3, edge, edge))
+    from reunet.network.openvino_backend import build_network
+
+    bundle = open_bundle(weights)
+    tensors = load_tensors(bundle, bundle.folds[0])
+    own = build_network(bundle.architecture, tensors, edge, precision)
+    tile = random((1, 3, edge, edge))
     return lambda: own(tile)
 
 
-def numpy_product() -> Work:
+def numpy_product(_: Precision) -> Work:
     """A large product by the BLAS that comes with NumPy."""
     left, right, out = (random((PRODUCT, PRODUCT)) for _ in range(3))
     return lambda: np.matmul(left, right, out=out)
 
 
-def torch_product() -> Work:
+def torch_product(precision: Precision) -> Work:
     """The same by the BLAS that comes with PyTorch."""
     import torch
 
-    left, right, out = (torch.from_numpy(random((PRODUCT, PRODUCT))) for _ in range(3))
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right, out = (torch.from_numpy(random((PRODUCT, PRODUCT))).to(kind) for _ in range(3))
     return lambda: torch.mm(left, right, out=out)
 
 
-def openvino_product() -> Work:
+def openvino_product(precision: Precision) -> Work:
     """The same by the library that runs the network; it packs the right matrix only once."""
     from reunet.network.openvino_backend import openvino, ops
 
     left, right = (random((PRODUCT, PRODUCT)) for _ in range(2))
     given = ops.parameter(left.shape, np.float32)
     graph = openvino.Model([ops.matmul(given, ops.constant(right), False, False)], [given])
-    request = openvino.compile_model(graph, "CPU", SINGLE).create_infer_request()
+    hint = {"INFERENCE_PRECISION_HINT": precision}
+    request = openvino.compile_model(graph, "CPU", hint).create_infer_request()
     return lambda: request.infer({0: left}, share_inputs=True, share_outputs=True)
 
 
@@ -146,36 +151,6 @@ def multiply_adds(arch: Architecture, height: int, width: int) -> int:
             level += 1
         total += prod(shape) * (height >> level) * (width >> level)
     return total
-
-
-def print_layers(weights: Path, edge: int) -> None:
-    """Milliseconds of a tile by kind of layer, by OpenVINO's own clock: the best round of each."""
-    request = profiling_request(weights, edge)
-    tile = random((1, 3, edge, edge))
-    best: dict[str, tuple[str, float]] = {}
-    for _ in range(ROUNDS):
-        request.infer({0: tile})
-        for layer in request.profiling_info:
-            kind = f"{layer.node_type}, {layer.exec_type}"
-            ms = layer.real_time.total_seconds() * 1e3
-            best[layer.node_name] = min(best.get(layer.node_name, (kind, ms)), (kind, ms))
-    kinds = defaultdict(list)
-    for kind, ms in best.values():
-        if ms:
-            kinds[kind].append(ms)
-    rows = sorted(kinds.items(), key=lambda entry: -sum(entry[1]))
-    print_table(("layers", "number", "ms"), [(k, len(ms), f"{sum(ms):.1f}") for k, ms in rows])
-
-
-def profiling_request(weights: Path, edge: int) -> Any:
-    """The network of the first fold for one size of tile, with clocks in its layers."""
-    from reunet.network.openvino_backend import build_model, openvino
-
-    bundle = open_bundle(weights)
-    tensors = load_tensors(bundle, bundle.folds[0])
-    graph = build_model(bundle.architecture, tensors, (edge, edge))
-    compiled = openvino.compile_model(graph, "CPU", {**SINGLE, "PERF_COUNT": True})
-    return compiled.create_infer_request()
 
 
 def random(shape: tuple[int, ...]) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Where the time of `sh predict.sh` on one image goes: the challenge starts a process an image.
 
-    python benchmarks/one_image.py [IMAGE] [--runs 5] [--no-tta] [--device cpu] [--tiles]
+    python -m benchmarks.speed.one_image [IMAGE] [--runs 5] [--no-tta] [--device cpu]
 
 Without IMAGE a 512×512 crop of the phase contrast sample. Prints medians over fresh processes, by
 the clock and of all processors: the whole command, the way to its first tile, and the same steps
-one by one. --tiles: also eager PyTorch beside OpenVINO, one tile of the shipped network in turn.
+one by one.
 """
 
 import argparse
@@ -15,16 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from timing import Spent, machine, print_ratios, print_table
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.speed.timing import machine, print_table
+
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests/data/samples/images/usiigaci__set26.png"
-TILE, ROUNDS, SEED = 512, 10, 0
 STEPS = """
 import json, sys, time
 from pathlib import Path
@@ -34,38 +32,40 @@ def mark(step):
     now = time.time(), time.process_time()
     marks[step], last = (now[0] - last[0], now[1] - last[1]), now
 mark("interpreter")
+from reunet import load_model, predict
 from reunet.io.images import read_image
 from reunet.io.labels import write_label
-from reunet.pipeline import find_and_tell, load_model, scaled, see
 mark("imports")
 model = load_model(device=sys.argv[4])
 mark("backend and weights")
 picture = read_image(Path(sys.argv[2]))
 mark("reading")
-tta = sys.argv[5] == "True"
-shown = scaled(picture, model)
-mark("size of the cells")
-seen = see(shown, model, tta=tta)
-mark("network, with its graphs")
-labels, _ = find_and_tell(seen, model.bundle.decoder, model.bundle.encoding)
-mark("instances")
-write_label(Path(sys.argv[3]) / "x_label.tiff", labels)
+found = predict(picture, model, tta=sys.argv[5] == "True")
+mark("from pixels to cells, with all graphs")
+write_label(Path(sys.argv[3]) / "x_label.tiff", found.labels)
 mark("writing")
-see(shown, model, tta=tta)
-mark("(the network once more)")
+marks |= {f"({step} of these)": (seconds, None) for step, seconds in found.seconds.items()}
+again = predict(picture, model, tta=sys.argv[5] == "True").seconds
+marks["(the network once more)"] = again["network"], None
 print(json.dumps(marks))
 """
 FIRST_TILE = """
-import json, os, time
-import reunet.network.ensemble
-call = reunet.network.ensemble.Fold.__call__
-def first(fold, tiles):
-    before = time.time(), time.process_time()
-    call(fold, tiles)
-    print(json.dumps([before, [time.time(), time.process_time()]]), flush=True)
-    os._exit(0)
-reunet.network.ensemble.Fold.__call__ = first
+import json, os, sys, time
+if "predict" in sys.orig_argv:
+    from reunet.network import openvino_backend
+    build = openvino_backend.build_network
+    def spied_build(*args, **options):
+        network = build(*args, **options)
+        def first(tiles):
+            before = time.time(), time.process_time()
+            network(tiles)
+            print(json.dumps([before, [time.time(), time.process_time()]]), flush=True)
+            os._exit(0)
+        return first
+    openvino_backend.build_network = spied_build
 """
+
+Seconds = dict[str, tuple[float, float | None]]  # by step: by the clock, of all processors
 
 
 def main() -> None:
@@ -75,14 +75,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-tta", action="store_true")
-    parser.add_argument("--tiles", action="store_true")
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or crop_sample(Path(folder))
         print_steps(image, Path(folder), options.device, not options.no_tta, options.runs)
-    if options.tiles:
-        print_tiles()
 
 
 def crop_sample(folder: Path) -> Path:
@@ -97,13 +94,14 @@ def print_steps(image: Path, folder: Path, device: str, tta: bool, runs: int) ->
     rounds = [measure(image, folder, device, tta) for _ in range(runs + 1)][1:]
     rows = []
     for step in rounds[0]:
-        wall, cpu = (statistics.median(r[step][n] for r in rounds) for n in (0, 1))
-        rows.append((step, f"{wall:.2f}", f"{cpu:.2f}"))
+        wall = statistics.median(r[step][0] for r in rounds)
+        cpus = [r[step][1] for r in rounds if r[step][1] is not None]
+        rows.append((step, f"{wall:.2f}", f"{statistics.median(cpus):.2f}" if cpus else ""))
     width, height = Image.open(image).size
     print_table((f"{width}×{height} px, {device}", "seconds", "processor seconds"), rows)
 
 
-def measure(image: Path, folder: Path, device: str, tta: bool) -> dict[str, tuple[float, float]]:
+def measure(image: Path, folder: Path, device: str, tta: bool) -> Seconds:
     """One round: seconds by step, by the clock and of all processors."""
     command = ["sh", ROOT / "predict.sh", image, folder / "out", "--device", device]
     command += [] if tta else ["--no-tta"]
@@ -117,7 +115,7 @@ def measure(image: Path, folder: Path, device: str, tta: bool) -> dict[str, tupl
     return found | json.loads(subprocess.check_output(steps))
 
 
-def first_tile(command: list[str | Path], folder: Path) -> dict[str, tuple[float, float]]:
+def first_tile(command: list[str | Path], folder: Path) -> Seconds:
     """The way of `sh predict.sh` to its first tile; nothing on a GPU, where no fold is on a CPU."""
     spy = folder / "spy"
     spy.mkdir(exist_ok=True)
@@ -138,36 +136,6 @@ def environment() -> dict[str, str]:
     """That of this process, with its own `reunet` found first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path}
-
-
-def print_tiles() -> None:
-    """One tile of the shipped network by OpenVINO and by eager PyTorch, in turn in one process."""
-    from reunet.network import openvino_backend, torch_backend
-    from reunet.network.bundle import load_tensors, open_bundle
-    from reunet.pipeline import default_weights
-
-    bundle = open_bundle(default_weights())
-    arch, tensors = bundle.architecture, load_tensors(bundle, bundle.folds[0])
-    ways = {
-        "OpenVINO": openvino_backend.build_network(arch, tensors, TILE),
-        "PyTorch, eager": torch_backend.build_network(arch, tensors, "cpu"),
-    }
-    shape = 1, arch.in_channels, TILE, TILE
-    tile = np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    spent: dict[str, list[Spent]] = {name: [] for name in ways}
-    for _ in range(ROUNDS + 1):
-        for name, network in ways.items():
-            spent[name].append(timed(lambda network=network: network(tile)))  # type: ignore[misc]
-    best = {name: Spent(*map(min, zip(*times[1:], strict=True))) for name, times in spent.items()}
-    print(f"One {TILE}×{TILE} tile, best of {ROUNDS} rounds")
-    print_ratios(best)
-
-
-def timed(work: Callable[[], object]) -> Spent:
-    """Seconds of a call by the clock and of all processors."""
-    started, before = time.perf_counter(), time.process_time()
-    work()
-    return Spent(time.perf_counter() - started, time.process_time() - before)
 
 
 if __name__ == "__main__":

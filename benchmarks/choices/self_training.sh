@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh benchmarks/self_training.sh DATA UNLABELLED ROOT EPOCHS
+# sh benchmarks/choices/self_training.sh DATA UNLABELLED ROOT EPOCHS
 # One round of self-training on fold 0 of ROOT's weight-map stage with each choice of its options,
 # EPOCHS each, and for comparison as many without pseudo-labels; then every network's score on half
 # of the validation part. DATA: folder with images/, labels/ and meta.csv. A network that is trained

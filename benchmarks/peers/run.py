@@ -1,0 +1,189 @@
+"""Ours beside its peers in one run: seconds and memory for a small image, a large one, a folder.
+
+    python -m benchmarks.peers.run [--only reunet,cellpose3] [--jobs small,folder] [--limit 60]
+
+Every way is a process from its start to its files on disk, on the CPU; they take turns image set by
+image set, so that a busy machine hits all alike. What each was shown before (a picture of 64 px,
+uncounted) warms the disk's cache. Ours ends with labels, as do nnU-Net's predictor with the same
+weights (class maps) and the official baseline's way; of the other peers the networks run alone,
+with random weights, so their figures are lower bounds. --limit stops a process after so many
+seconds; its row then says so. A peer that cannot be installed is named with the reason. Needs
+requirements-train.txt; the peers' own packages are installed below build/peers at the first run.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import cycle, islice
+from math import isinf
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.peers.environments import PACKAGES, NotInstalledError, environment, versions
+from benchmarks.speed.timing import Command, Spent, machine, print_table, run
+from reunet.inference.normalise import normalise_channels
+from reunet.io.images import read_image
+from reunet.network.bundle import open_bundle
+from reunet.pipeline import default_weights
+
+HERE = Path(__file__).resolve().parent
+SAMPLES = HERE.parents[1] / "tests/data/samples/images"
+# (height, width) that are common among microscope images; the largest is the challenge's
+SIZES = ((256, 256), (520, 696), (472, 512), (360, 360), (400, 400), (256, 320), (640, 640),
+         (1024, 1024))  # fmt: skip
+WARM_UP = 64  # px
+OURS: dict[str, tuple[str, ...]] = {  # choices of `reunet predict`
+    "reunet": (),
+    "reunet --no-tta": ("--no-tta",),
+    "reunet --no-tta, own size": ("--no-tta", "--diameter", "30"),
+}
+NAMES = ("reunet", "nnunet", *PACKAGES)
+Way = Callable[[Path, Path], Command]  # folders of images and of outputs -> what is to be run
+
+
+def main() -> None:
+    """Make images, run all ways on each set of them, print a table a set."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default=",".join(NAMES), help=f"[{','.join(NAMES)}]")
+    parser.add_argument("--jobs", default="small,large,folder")
+    parser.add_argument("--small", type=int, default=512, help="px")
+    parser.add_argument("--large", type=int, default=2048, help="px")
+    parser.add_argument("--images", type=int, default=40, help="of the folder")
+    parser.add_argument("--limit", type=float, default=60, help="seconds of a process")
+    options = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as root:
+        ways = ways_of(options.only.split(","), Path(root))
+        sets = {
+            "warm": [(WARM_UP, WARM_UP)],
+            "small": [(options.small, options.small)],
+            "large": [(options.large, options.large)],
+            "folder": list(islice(cycle(SIZES), options.images)),
+        }
+        for name in ("warm", *options.jobs.split(",")):
+            images = Path(root) / name
+            pixels = cut_samples(images, sets[name])
+            spent = {way: once(command, images, options.limit) for way, command in ways.items()}
+            if name != "warm":
+                print(f"\n## {name}: {len(sets[name])} images, {pixels / 1e6:.2f} megapixels\n")
+                print_spent(spent, options.limit)
+
+
+def ways_of(names: list[str], root: Path) -> dict[str, Way]:
+    """The commands of the peers that can be run here, ours first; says which cannot, and why."""
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"no {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    ways: dict[str, Way] = {}
+    for name in (name for name in NAMES if name in names):
+        try:
+            ways |= WAYS[name](root) if name in WAYS else network_alone(name)
+        except (NotInstalledError, ImportError) as error:
+            print(f"* {name} is left out: {error}", flush=True)
+    return ways
+
+
+def ours(_: Path) -> dict[str, Way]:
+    """Our command, by default and with choices that make it do what the others do."""
+
+    def way(choices: tuple[str, ...]) -> Way:
+        program = Path(sys.executable).with_name("reunet")
+        return lambda images, out: (program, "predict", images, out, "--device", "cpu", *choices)
+
+    return {name: way(choices) for name, choices in OURS.items()}
+
+
+def nnunet(root: Path) -> dict[str, Way]:
+    """nnU-Net's predictor without worker processes or mirroring: normalised RGB under its names."""
+    from benchmarks.peers.nnunet_model import write_model_folder
+
+    bundle, model = open_bundle(default_weights()), root / "model"
+    write_model_folder(bundle, bundle.folds, model)
+    folds = str(len(bundle.folds))
+
+    def way(images: Path, out: Path) -> Command:
+        given = for_nnunet(images, root / f"{images.name}_nnunet")
+        script = HERE / "nnunet_predictor.py"
+        return (sys.executable, script, model, given, out, "--folds", folds, "--sequential")
+
+    return {"nnU-Net's predictor, same weights": way}
+
+
+def baseline(_: Path) -> dict[str, Way]:
+    """The official baseline: a smaller network, windows of 256 px."""
+    python = environment("baseline")
+    print(f"* baseline: {versions('baseline')}", flush=True)
+    script = HERE / "official_baseline.py"
+    return {"official baseline": lambda images, out: (python, script, images, out)}
+
+
+def network_alone(peer: str) -> dict[str, Way]:
+    """A peer's network with random weights."""
+    python = environment(peer)
+    print(f"* {peer}: {versions(peer)}", flush=True)
+    script = HERE / "networks.py"
+    return {f"{peer}, network alone": lambda images, out: (python, script, peer, images, out)}
+
+
+WAYS: dict[str, Callable[[Path], dict[str, Way]]] = {
+    "reunet": ours,
+    "nnunet": nnunet,
+    "baseline": baseline,
+}
+
+
+def cut_samples(folder: Path, sizes: list[tuple[int, int]]) -> int:
+    """Pictures of the given (height, width) from the samples, continued by reflection: pixels."""
+    folder.mkdir()
+    samples = sorted(SAMPLES.iterdir(), reverse=True)  # the largest first
+    for number, ((height, width), path) in enumerate(zip(sizes, cycle(samples), strict=False)):
+        pixels = read_image(path).pixels
+        h, w = pixels.shape[:2]
+        padded = np.pad(
+            pixels, ((0, max(0, height - h)), (0, max(0, width - w)), (0, 0)), mode="symmetric"
+        )
+        Image.fromarray(padded[:height, :width]).save(folder / f"{number:03}.png")
+    return sum(height * width for height, width in sizes)
+
+
+def for_nnunet(images: Path, folder: Path) -> Path:
+    """Normalised RGB copies under nnU-Net's names. To make them costs it nothing: ours is timed."""
+    folder.mkdir(exist_ok=True)
+    for path in images.iterdir():
+        image = normalise_channels(read_image(path).pixels)
+        Image.fromarray(image).save(folder / f"{path.stem}_0000.png")
+    return folder
+
+
+def once(way: Way, images: Path, limit: float) -> Spent:
+    """Run a way on a folder of images, into a folder of its own that is thrown away."""
+    out = images.with_name("out")
+    spent = run(way(images, out), limit)
+    made = list(out.glob("*")) if out.exists() else []
+    if not isinf(spent.wall) and len(made) < len(list(images.iterdir())):
+        sys.exit(f"{len(made)} outputs of {images.name}")
+    shutil.rmtree(out, ignore_errors=True)
+    return spent
+
+
+def print_spent(spent: dict[str, Spent], limit: float) -> None:
+    """A row a way, and how many times as long as the first, ours, it takes."""
+    ours = next(iter(spent.values()))
+    rows = []
+    for name, (wall, cpu, peak) in spent.items():
+        if isinf(wall):
+            rows.append(
+                (name, f"stopped after {limit:g}", f"> {limit / ours.wall:.1f}", "", "", "")
+            )
+            continue
+        ratios = f"{wall / ours.wall:.1f}", f"{cpu / ours.cpu:.1f}"
+        rows.append((name, f"{wall:.1f}", ratios[0], f"{cpu:.1f}", ratios[1], f"{peak / 1e9:.2f}"))
+    heads = ("", "seconds", "times ours", "processor seconds", "times ours", "most memory, GB")
+    print_table(heads, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""bfloat16 where the processor has instructions for it, and float32 elsewhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, SAMPLE_IMAGES
+from reunet.inference.normalise import normalise_channels, z_score
+from reunet.io.images import read_image
+from reunet.network import openvino_backend, precision
+from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.precision import Precision, choose_precision, cpu_precision
+
+NATIVE = pytest.mark.skipif(cpu_precision() != "bf16", reason="no bfloat16 on this processor")
+X86 = (
+    "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu sse2 avx512f {}avx512_vnni\nbugs\t: x\n"
+)
+ARM = "processor\t: 0\nFeatures\t: fp asimd i8mm bf16\n"
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(precision, "CPUINFO", path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (X86.format("avx512_bf16 "), "bf16"),
+        (X86.format("amx_bf16 "), "bf16"),
+        (X86.format(""), "f32"),
+        (X86.format("avx512_bf16_of_another_name "), "f32"),
+        (ARM, "f32"),
+        ("", "f32"),
+        (None, "f32"),
+    ],
+    ids=["avx512", "amx", "older x86", "similar flag", "arm", "says nothing", "not Linux"],
+)
+def test_the_flags_of_the_processor_decide(
+    cpuinfo: Path, text: str | None, expected: Precision
+) -> None:
+    if text is not None:
+        cpuinfo.write_text(text)
+    assert cpu_precision() == choose_precision("auto") == expected
+    assert choose_precision("f32") == "f32"
+    if expected == "bf16":
+        assert choose_precision("bf16") == "bf16"
+    else:
+        with pytest.raises(ValueError, match=r"bf16 is not available .*: use --precision auto"):
+            choose_precision("bf16")
+
+
+def test_another_name_is_told() -> None:
+    with pytest.raises(ValueError, match="'int8' does not exist: choose from auto, f32, bf16"):
+        choose_precision("int8")
+
+
+def sample(name: str) -> np.ndarray:
+    """The upper left corner of a sample, (1, 3, 256, 256) float32, as a network is shown it."""
+    image = normalise_channels(read_image(next(SAMPLE_IMAGES.glob(f"{name}*"))).pixels)
+    corner = z_score(image[:256, :256].transpose(2, 0, 1))[np.newaxis]
+    return np.ascontiguousarray(corner)
+
+
+@NATIVE
+@pytest.mark.parametrize("name", ["bbbc039", "dsb2018", "usiigaci"])
+def test_bf16_sees_the_same_classes(name: str) -> None:
+    """Eight bits of mantissa, so a product is off by up to 2^-8; few pixels are that close."""
+    bundle, tile = open_bundle(ROOT / "weights/compact"), sample(name)
+    arch, tensors = bundle.architecture, load_tensors(bundle, bundle.folds[0])
+    single, half = (
+        openvino_backend.build_network(arch, tensors, bundle.tile, p)(tile) for p in ("f32", "bf16")
+    )
+    assert (single != half).any(), "computed in float32"
+    assert abs(single - half).mean() < 0.02
+    classes = single[:, :3], half[:, :3]
+    _, second, first = np.sort(classes[0], axis=1).transpose(1, 0, 2, 3)
+    clear = first - second > 0.25
+    assert clear.mean() > 0.95
+    assert np.array_equal(*(logits.argmax(axis=1)[clear] for logits in classes))
+
+
+@NATIVE
+def test_a_stored_graph_is_only_used_for_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, tile = open_bundle(ROOT / "weights/compact"), sample("usiigaci")
+    parts = bundle.architecture, load_tensors(bundle, bundle.folds[0]), bundle.tile
+    expected = openvino_backend.build_network(*parts, "f32")(tile)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    openvino_backend.build_network(*parts, "bf16")(tile)
+    found = openvino_backend.build_network(*parts, "f32")(tile)
+    np.testing.assert_array_equal(found, expected)
+    assert len(list((tmp_path / "reunet").glob("*.blob"))) == 2
