@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from reunet import Model, load_model, segment
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels
 from reunet.instances.encode import inner_boundary
 from reunet.io.images import read_image, read_label
 from reunet.metric import score_pair
-from reunet.pipeline import Model, load_model, segment
 
 GAP = 6  # px between pictures
 CAPTION = 18  # px, height of the line with the F1

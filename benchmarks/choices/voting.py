@@ -22,7 +22,9 @@ from reunet.inference.sliding_window import CLASSES, Maps, most_probable, predic
 from reunet.instances import voting
 from reunet.io.images import read_image, read_label
 from reunet.metric import read_meta, score_pair
-from reunet.pipeline import Model, Seen, default_weights, find_and_tell, load_model
+from reunet.model import Model, default_weights, load_model
+from reunet.options import Options
+from reunet.pipeline import Seen, find_cells
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
@@ -57,14 +59,14 @@ def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:
     """F1 of one image by every way."""
     image = normalise_channels(read_image(data / "images" / f"{name}.png").pixels)
     truth = read_label(data / "labels" / f"{name}_label.tiff")
-    tiling = model.tiling(tta=False)
-    logits = [predict_logits(image, [fold], tiling) for fold in model.networks]
+    tiling = model.tiling(Options(tta=False))
+    logits = [predict_logits(image, fold, tiling) for fold in model.ensembles(vote=True)]
     class_maps = [most_probable(of_fold[:CLASSES]) for of_fold in logits]
     average = most_probable(np.mean(logits, axis=0)[:CLASSES])
 
     def f1(*maps: np.ndarray) -> float:
         seen = Seen(Maps(np.stack(maps)), image.shape[:2])
-        found, _ = find_and_tell(seen, "regrow", model.bundle.encoding)
+        found, _ = find_cells(seen, model.bundle, Options(decoder="regrow"))
         return score_pair(truth, found).f1
 
     scores = {"mean of the folds": float(np.mean([f1(classes) for classes in class_maps]))}

@@ -27,8 +27,8 @@ from benchmarks.peers.environments import PACKAGES, NotInstalledError, environme
 from benchmarks.speed.timing import Command, Spent, machine, print_table, run
 from reunet.inference.normalise import normalise_channels
 from reunet.io.images import read_image
+from reunet.model import default_weights
 from reunet.network.bundle import open_bundle
-from reunet.pipeline import default_weights
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1] / "tests/data/samples/images"

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed.timing import machine, print_table, verdict
+from reunet.model import default_weights
 from reunet.network.architecture import Architecture, parameter_shapes
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.network.precision import Precision, cpu_precision
-from reunet.pipeline import default_weights
 
 MARK = 70  # % of the ceiling
 PRODUCT = 2048  # edge of the matrices

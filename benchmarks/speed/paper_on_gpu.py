@@ -20,9 +20,9 @@ from PIL import Image
 from benchmarks.speed.ceiling import multiply_adds
 from benchmarks.speed.timing import complete, gpu, machine, print_table, verdict
 from reunet.inference.sliding_window import predict_logits
+from reunet.model import load_model
 from reunet.network.architecture import PAPER, parameter_shapes
 from reunet.network.bundle import save_bundle
-from reunet.pipeline import load_model
 
 EDGE = 1024  # px, of the picture and the tile
 FOLDS, FLIPS = 5, 4
@@ -116,7 +116,7 @@ def warm_seconds(weights: Path, image: np.ndarray) -> float:
     best = float("inf")
     for _ in range(RUNS + 1):
         started = time.perf_counter()
-        predict_logits(image, model.networks, model.tiling(tta=True))
+        predict_logits(image, model.ensembles(vote=False)[0], model.tiling())
         best = min(best, time.perf_counter() - started)
     return best
 
