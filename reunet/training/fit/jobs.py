@@ -4,24 +4,13 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reunet.training.data.dataset import (
-    CONFIGURATION,
-    DATASET,
-    is_complete,
-    plans_name,
-    pseudo_cases_file,
-    read_json,
-    round_folder,
-    use_folder,
-    write_json,
-)
+from reunet.training import layout
+from reunet.training.data.dataset import is_complete, read_json, write_json
+from reunet.training.layout import CONFIGURATION, DATASET, FINAL, LATEST, TRAINER
 from reunet.training.presets import PRESETS, ROUNDS
 
-TRAINER = "nnUNetTrainerReUNet"
 # what must not change when a job goes on
 IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch")
-BEST = "checkpoint_best.pth"
-FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
 @dataclass(frozen=True)
@@ -52,12 +41,7 @@ class Job:
     @property
     def plans_name(self) -> str:
         """Name of the plans file and part of the results folder."""
-        return plans_name(self.preset, self.stage)
-
-
-def results_folder(root: Path, preset: str, stage: str) -> Path:
-    """Where nnU-Net keeps the folds of a stage."""
-    return root / "results" / DATASET / f"{TRAINER}__{plans_name(preset, stage)}__{CONFIGURATION}"
+        return layout.plans_name(self.preset, self.stage)
 
 
 def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
@@ -67,22 +51,21 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     Raises FileNotFoundError where something has to be done first, and ValueError for a job that
     cannot be done or is not the one whose results lie there.
     """
-    use_folder(root)
-    output = results_folder(root, job.preset, job.stage) / f"fold_{fold}"
+    layout.use_folder(root)
+    output = layout.fold_folder(root, job.preset, job.stage, fold)
     check(root, job, fold, num_gpus, device)
     check_same(output, job, root)
     if (output / FINAL).exists():
         return output
-    folder = root / "preprocessed" / DATASET
-    plans = read_json(folder / f"{plans_name(job.preset)}.json")
+    plans = read_json(layout.plans_file(root, job.preset))
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
     planned = plans["configurations"][CONFIGURATION]
     if job.stage in ROUNDS:
-        planned["data_identifier"] = round_folder(folder, job.plans_name).name
+        planned["data_identifier"] = layout.round_cases(root, job.preset, job.stage).name
     if job.patch:
         planned["patch_size"] = [job.patch] * 2
         planned["batch_size"] = PRESETS[job.preset].batch_of(job.patch)
-    write_json(folder / f"{job.plans_name}.json", plans)
+    write_json(layout.plans_file(root, job.preset, job.stage), plans)
     if num_gpus > 1:
         train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
     else:
@@ -92,17 +75,17 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
 
 def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> None:
     """Whether a job can be done. Raises FileNotFoundError or ValueError, see `train`."""
-    folder = root / "preprocessed" / DATASET
-    preset = PRESETS[job.preset]
-    if not (folder / f"{plans_name(job.preset)}.json").exists() or not is_complete(root):
+    folder, preset = layout.preprocessed(root), PRESETS[job.preset]
+    if not layout.plans_file(root, job.preset).exists() or not is_complete(root):
         raise FileNotFoundError(
             f"{folder}: not ready for preset {job.preset}: run 1_prepare_data.sh with it first"
         )
     if job.start and not Path(job.start.format(fold=fold)).exists():
         raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
-    if job.stage in ROUNDS and not pseudo_cases_file(folder, job.plans_name).exists():
+    pseudo_labelled = layout.pseudo_cases_file(root, job.preset, job.stage)
+    if job.stage in ROUNDS and not pseudo_labelled.exists():
         raise FileNotFoundError(f"{folder}: no pseudo-labels of {job.stage}: run 4_self_train.sh")
-    folds = len(read_json(folder / "splits_final.json"))
+    folds = len(read_json(layout.folds_file(root)))
     if fold != "all" and not (isinstance(fold, int) and 0 <= fold < folds):
         raise ValueError(f"fold {fold} does not exist: choose from 0 to {folds - 1}, or all")
     if job.hours and preset.schedule(job.stage).halve_every:
@@ -131,7 +114,7 @@ def check_same(output: Path, job: Job, root: Path) -> None:
             f"{output}: results of another {', '.join(differing)} lie there: {way_out}"
         )
     cases = read_json(output.parent / "dataset.json")["cases"]
-    now = read_json(root / "preprocessed" / DATASET / "dataset.json")["cases"]
+    now = read_json(layout.description(root))["cases"]
     if cases != now:
         raise ValueError(f"{output}: results of another state of the data lie there: {way_out}")
 

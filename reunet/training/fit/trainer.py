@@ -13,7 +13,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
-from reunet.training.data.dataset import pseudo_cases_file, read_cases, read_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_cases, read_json
 from reunet.training.data.sampling import balanced, mixed
 from reunet.training.fit.augment import widen_zoom, with_maps
 from reunet.training.fit.device import BF16_CPU, as_network, autocast
@@ -59,6 +60,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.save_every = 1
         self.iteration = 0  # within the epoch
+        self.root = layout.root_of(Path(self.output_folder_base))
         self.log_book = TrainingLog(Path(self.output_folder))
 
     # -- network, loss, optimiser
@@ -133,12 +135,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """The pseudo-labelled cases of a round of self-training; other stages have none."""
         if self.job["stage"] not in ROUNDS:
             return []
-        base = Path(self.preprocessed_dataset_folder_base)
-        return list(read_json(pseudo_cases_file(base, self.plans_manager.plans_name)))
+        return list(
+            read_json(layout.pseudo_cases_file(self.root, self.job["preset"], self.job["stage"]))
+        )
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """The fold's labelled cases, and for training alone the pseudo-labelled ones."""
-        labelled = read_cases(Path(self.preprocessed_dataset_folder_base)).keys()
+        labelled = read_cases(self.root).keys()
         train, val = ([n for n in names if n in labelled] for names in super().do_split())
         pseudo = self.pseudo_cases()
         assert not {*pseudo} & {*labelled}, "a labelled case among the pseudo-labelled"
@@ -147,13 +150,12 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """The fold's two data sets; also sets up the judge of the instance F1."""
         train, val = super().get_tr_and_val_datasets()
-        base = Path(self.preprocessed_dataset_folder_base)
-        cases = read_cases(base)
+        cases = read_cases(self.root)
         self.judge = Judge(
             self.dataset_class(
                 self.preprocessed_dataset_folder, pick_cases(val.identifiers, cases)
             ),
-            base.parents[1],
+            self.root,
             cases,
             self.dataset_json["encoding"],
             self.preset.tiling(mirror=False),

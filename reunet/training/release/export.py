@@ -12,7 +12,7 @@ import torch
 from reunet.inference.tiles import STEP, WIDE_STEP
 from reunet.instances.decode import MIN_OBJECT, MIN_SEED, RING_OUTSIDE
 from reunet.network.bundle import save_bundle
-from reunet.training.fit.jobs import BEST, FINAL, LATEST
+from reunet.training import layout
 from reunet.training.fit.start import start_tensors
 from reunet.training.presets import PRESETS, Preset
 from reunet.training.release.history import (
@@ -35,7 +35,7 @@ def export(
 ) -> tuple[str, ...]:
     """Write trained folds as a bundle.
 
-    folders: results of stages (`jobs.results_folder`), all of one encoding, whose folds go
+    folders: results of stages (`layout.results_folder`), all of one encoding, whose folds go
     together. best: the checkpoint of the best instance F1 instead of the last. meta: a `meta.csv`
     of the training data, for the card's sources and licences. A fold that is still in training
     counts with its latest state. Returns the names of the folds. Raises FileNotFoundError for a
@@ -43,7 +43,7 @@ def export(
     """
     checkpoints: dict[str, Path] = {}
     for folder in folders:
-        found = _checkpoints(folder, (BEST,) if best else (FINAL, LATEST))
+        found = _checkpoints(folder, (layout.BEST,) if best else (layout.FINAL, layout.LATEST))
         if twice := sorted(found.keys() & checkpoints.keys()):
             raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
         checkpoints |= found
@@ -87,7 +87,7 @@ def export(
 
 def _size_network(folder: Path, preset: Preset) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Tensors of the size network trained below the same root, and what the card says of it."""
-    path = folder.parents[1] / "size" / "size.pth"
+    path = layout.size_file(layout.root_of(folder))
     if not preset.diameter or not path.exists():
         return None
     state = torch.load(path, weights_only=True)
