@@ -10,7 +10,7 @@ import click
 
 from reunet.cli_outputs import CannotStart
 from reunet.training import layout
-from reunet.training.fit.jobs import Job
+from reunet.training.fit.jobs import Job, limit_processes
 from reunet.training.fit.jobs import train as train_fold
 from reunet.training.presets import (
     EARLY_STOP,
@@ -136,12 +136,6 @@ def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
     root, preset = options["root"].resolve(), options["preset"]
     start = start or str(layout.checkpoint(root, preset, "baseline"))
     run("weightmap", start=start, weight_dice=not unweighted, **options)
-
-
-def limit_processes(device: str) -> None:
-    """nnU-Net's processes for augmentation: more than the cores only slow the network down."""
-    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
-    os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 def run(

@@ -25,7 +25,7 @@ from reunet.training.fit import jobs
 from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
 from reunet.training.fit.log import F1, TrainingLog
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
-from reunet.training.fit.trainer import halving, warm_cosine
+from reunet.training.fit.schedule import halving, warm_cosine
 from reunet.training.fit.validate import MOST_CASES, pick_cases
 from reunet.training.presets import PRESETS
 

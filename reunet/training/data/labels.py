@@ -19,7 +19,11 @@ SEG = "_seg.npy"  # what Cellpose's window saves
 MASK_FOLDERS = ("masks", "labels")
 
 
-def layout(images: Path, labels: Path) -> tuple[Path, Path]:
+class NoLabel(ImageError):
+    """An image without a label."""
+
+
+def folders_of(images: Path, labels: Path) -> tuple[Path, Path]:
     """The folders that hold the files: of one with `images` and `masks` in it, these two."""
     if (images / "images").is_dir():
         images = images / "images"
@@ -51,7 +55,7 @@ def label_of(labels: Labels, folder: Path, image: Path) -> Path:
         path = folder / f"{image.stem}{SEG}"
     if not path.is_file():
         case = short_name(image)
-        raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
+        raise NoLabel(f"{folder}: no label for {case}: expected {case}_label.tiff")
     return path
 
 

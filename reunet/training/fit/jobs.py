@@ -1,5 +1,7 @@
 """Jobs: what is trained, from what and how long, and their start on one device or several."""
 
+import contextlib
+import io
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +44,12 @@ class Job:
     def plans_name(self) -> str:
         """Name of the plans file and part of the results folder."""
         return layout.plans_name(self.preset, self.stage)
+
+
+def limit_processes(device: str) -> None:
+    """nnU-Net's processes for augmentation: more than the cores only slow the network down."""
+    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
+    os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
@@ -107,7 +115,7 @@ def check_same(output: Path, job: Job, root: Path) -> None:
     """Whether results that lie there are this job's. Raises ValueError where they are not."""
     if not any((output / name).exists() for name in (FINAL, LATEST)):
         return
-    way_out = "name another --root or take them away"
+    way_out = "name another folder or take them away"
     there = asdict(Job(**read_json(output.parent / "plans.json")["reunet"]))
     if differing := [name for name in IDENTITY if there[name] != asdict(job)[name]]:
         raise ValueError(
@@ -127,12 +135,15 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
 
     dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
     plans = {**plans, "continue_training": (output / LATEST).exists()}
-    trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells the device before it has a log
+        trainer = nnUNetTrainerReUNet(
+            plans, CONFIGURATION, fold, dataset_json, torch.device(device)
+        )
     torch.backends.cudnn.benchmark = True
     trainer.initialize()
     if (output / LATEST).exists():
         trainer.load_checkpoint(str(output / LATEST))
-        trainer.print_to_log_file(f"goes on at epoch {trainer.current_epoch}")
+        trainer.tell(f"goes on at epoch {trainer.current_epoch}")
     trainer.run_training()
 
 

@@ -30,8 +30,8 @@ from reunet.training.data.dataset import Cases
 from reunet.training.data.labels import find_label, read_instances
 from reunet.training.data.sampling import balanced
 from reunet.training.fit.device import autocast
+from reunet.training.fit.schedule import warm_cosine
 from reunet.training.fit.start import start_tensors
-from reunet.training.fit.trainer import warm_cosine
 
 PATCH, BATCH = 256, 6
 FIRST_LR, WEIGHT_DECAY, LARGEST_GRADIENT = 1e-3, 1e-2, 5.0
