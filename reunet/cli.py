@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reunet import cli_evaluate, cli_outputs
+from reunet import cli_evaluate, cli_outputs, cli_train
 from reunet.cli_outputs import (
     FOLDER,
     CannotStart,
@@ -49,6 +49,7 @@ def main() -> None:
 main.add_command(cli_outputs.export)
 main.add_command(cli_outputs.report)
 main.add_command(cli_evaluate.evaluate)
+main.add_command(cli_train.train)
 
 
 def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:

@@ -10,26 +10,24 @@ elsewhere.
 """
 
 import argparse
-from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.choices.tiles import draw
 from benchmarks.speed.timing import print_table
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import CLASSES, Maps, most_probable, predict_logits
 from reunet.instances import voting
 from reunet.io.images import read_image, read_label
-from reunet.metric import read_meta, score_pair
+from reunet.metric import score_pair
 from reunet.model import Model, default_weights, load_model
 from reunet.options import Options
 from reunet.pipeline import Seen, find_cells
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
-MOST_PIXELS = 600_000  # of an image
-SEED = 0
 
 
 def main() -> None:
@@ -40,19 +38,10 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4, help="images of a source")
     options = parser.parse_args()
     model = load_model(options.weights, "cpu")
-    scores = [f1_of(options.data, name, model) for name in draw(options.data, options.each)]
+    names = draw(options.data, options.each, val=False, column="source")
+    scores = [f1_of(options.data, name, model) for name in names]
     rows = [(way, f"{np.mean([f1[way] for f1 in scores]):.3f}") for way in scores[0]]
     print_table(("", f"F1 of {len(scores)} images"), rows)
-
-
-def draw(data: Path, each: int) -> list[str]:
-    """Names of training images, as many of every source."""
-    sources = defaultdict(list)
-    for name, row in sorted(read_meta(data).items()):
-        if row["split"] != "val" and int(row["height"]) * int(row["width"]) <= MOST_PIXELS:
-            sources[row["source"]].append(name)
-    rng = np.random.default_rng(SEED)
-    return [names[i] for names in sources.values() for i in rng.permutation(len(names))[:each]]
 
 
 def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:

@@ -1,10 +1,11 @@
-"""A folder of images through a peer's network, in the peer's own environment, for its time only.
+"""A folder of images through a peer, in the peer's own environment, for its time only.
 
     PYTHON networks.py PEER IMAGES OUT
 
 PYTHON is that of an environment from `environments.py`. Cut and stitched as the peer does it by
 default, with random weights: what is written is no label, and decoding it would mean nothing, so
-the peer's way from there to cells comes on top. `run.py` starts this as a process and times that.
+the peer's way from there to cells comes on top, but for the official baseline, which thresholds.
+`run.py` starts this as a process and times that.
 """
 
 import sys
@@ -83,7 +84,39 @@ def instanseg() -> Run:
     return run
 
 
+def baseline() -> Run:
+    """The official baseline: percentiles, windows of 256 px by MONAI, softmax, components."""
+    import torch
+    from monai.inferers import sliding_window_inference
+    from monai.networks.nets import UNet
+    from skimage import exposure, measure, morphology
+
+    features = (16, 32, 64, 128, 256)
+    net = UNet(
+        spatial_dims=2, in_channels=3, out_channels=3, channels=features, strides=(2,) * 4,
+        num_res_units=2,
+    ).eval()  # fmt: skip
+
+    @torch.inference_mode()
+    def run(picture: Picture) -> np.ndarray:
+        ranges = [tuple(np.percentile(picture[..., c], (1, 99))) for c in range(3)]
+        channels = [
+            exposure.rescale_intensity(picture[..., c], ranges[c], (0, 1)) for c in range(3)
+        ]
+        pixels = torch.from_numpy(np.stack(channels).astype(np.float32))[None]
+        logits = sliding_window_inference(pixels, (256, 256), 4, net)
+        interior = torch.softmax(logits, dim=1)[0, 1].numpy() > 0.5
+        solid = morphology.remove_small_objects(
+            morphology.remove_small_holes(interior), max_size=15
+        )
+        labels: np.ndarray = measure.label(solid)
+        return labels
+
+    return run
+
+
 PEERS = {
+    "baseline": baseline,
     "cellpose3": cellpose3,
     "cellpose4": cellpose4,
     "stardist": stardist,

@@ -20,18 +20,15 @@ from itertools import cycle, islice
 from math import isinf
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from benchmarks.peers.environments import PACKAGES, NotInstalledError, environment, versions
-from benchmarks.speed.timing import Command, Spent, machine, print_table, run
+from benchmarks.speed.timing import Command, Spent, cut_samples, machine, print_table, run
 from reunet.inference.normalise import normalise_channels
 from reunet.io.images import read_image
 from reunet.model import default_weights
-from reunet.network.bundle import open_bundle
 
 HERE = Path(__file__).resolve().parent
-SAMPLES = HERE.parents[1] / "tests/data/samples/images"
 # (height, width) that are common among microscope images; the largest is the challenge's
 SIZES = ((256, 256), (520, 696), (472, 512), (360, 360), (400, 400), (256, 320), (640, 640),
          (1024, 1024))  # fmt: skip
@@ -80,7 +77,7 @@ def ways_of(names: list[str], root: Path) -> dict[str, Way]:
     ways: dict[str, Way] = {}
     for name in (name for name in NAMES if name in names):
         try:
-            ways |= WAYS[name](root) if name in WAYS else network_alone(name)
+            ways |= WAYS[name](root) if name in WAYS else other(name)
         except (NotInstalledError, ImportError) as error:
             print(f"* {name} is left out: {error}", flush=True)
     return ways
@@ -97,56 +94,28 @@ def ours(_: Path) -> dict[str, Way]:
 
 
 def nnunet(root: Path) -> dict[str, Way]:
-    """nnU-Net's predictor without worker processes or mirroring: normalised RGB under its names."""
-    from benchmarks.peers.nnunet_model import write_model_folder
-
-    bundle, model = open_bundle(default_weights()), root / "model"
-    write_model_folder(bundle, bundle.folds, model)
-    folds = str(len(bundle.folds))
+    """nnU-Net's predictor with the same weights, on normalised RGB under its names."""
 
     def way(images: Path, out: Path) -> Command:
         given = for_nnunet(images, root / f"{images.name}_nnunet")
-        script = HERE / "nnunet_predictor.py"
-        return (sys.executable, script, model, given, out, "--folds", folds, "--sequential")
+        return (sys.executable, HERE / "nnunet.py", default_weights(), given, out)
 
     return {"nnU-Net's predictor, same weights": way}
 
 
-def baseline(_: Path) -> dict[str, Way]:
-    """The official baseline: a smaller network, windows of 256 px."""
-    python = environment("baseline")
-    print(f"* baseline: {versions('baseline')}", flush=True)
-    script = HERE / "official_baseline.py"
-    return {"official baseline": lambda images, out: (python, script, images, out)}
-
-
-def network_alone(peer: str) -> dict[str, Way]:
-    """A peer's network with random weights."""
+def other(peer: str) -> dict[str, Way]:
+    """A peer with random weights."""
     python = environment(peer)
     print(f"* {peer}: {versions(peer)}", flush=True)
     script = HERE / "networks.py"
-    return {f"{peer}, network alone": lambda images, out: (python, script, peer, images, out)}
+    name = "official baseline" if peer == "baseline" else f"{peer}, network alone"
+    return {name: lambda images, out: (python, script, peer, images, out)}
 
 
 WAYS: dict[str, Callable[[Path], dict[str, Way]]] = {
     "reunet": ours,
     "nnunet": nnunet,
-    "baseline": baseline,
 }
-
-
-def cut_samples(folder: Path, sizes: list[tuple[int, int]]) -> int:
-    """Pictures of the given (height, width) from the samples, continued by reflection: pixels."""
-    folder.mkdir()
-    samples = sorted(SAMPLES.iterdir(), reverse=True)  # the largest first
-    for number, ((height, width), path) in enumerate(zip(sizes, cycle(samples), strict=False)):
-        pixels = read_image(path).pixels
-        h, w = pixels.shape[:2]
-        padded = np.pad(
-            pixels, ((0, max(0, height - h)), (0, max(0, width - w)), (0, 0)), mode="symmetric"
-        )
-        Image.fromarray(padded[:height, :width]).save(folder / f"{number:03}.png")
-    return sum(height * width for height, width in sizes)
 
 
 def for_nnunet(images: Path, folder: Path) -> Path:

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.speed.timing import machine, print_table
+from benchmarks.speed.timing import cut_samples, machine, print_table
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "tests/data/samples/images/usiigaci__set26.png"
 STEPS = """
 import json, sys, time
 from pathlib import Path
@@ -78,15 +77,10 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        image = options.image or crop_sample(Path(folder))
+        image = options.image or Path(folder, "cut", "0000.png")
+        if not options.image:
+            cut_samples(image.parent, [(512, 512)])
         print_steps(image, Path(folder), options.device, not options.no_tta, options.runs)
-
-
-def crop_sample(folder: Path) -> Path:
-    """A 512×512 picture."""
-    path = folder / "image.png"
-    Image.open(SAMPLE).crop((0, 0, 512, 512)).save(path)
-    return path
 
 
 def print_steps(image: Path, folder: Path, device: str, tta: bool, runs: int) -> None:

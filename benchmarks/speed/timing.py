@@ -1,4 +1,4 @@
-"""What benchmarks of time share: commands with a clock, tables, the machine in words."""
+"""What benchmarks of time share: commands with a clock, pictures, tables, the machine in words."""
 
 import importlib.metadata
 import os
@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from math import inf
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import numpy as np
+from PIL import Image
+
 Command = Sequence[str | Path]
 PACKAGES = ("torch", "openvino", "nnunetv2", "numpy")
+SAMPLES = Path(__file__).resolve().parents[2] / "tests/data/samples/images"
 LAST_WORDS = 2000  # characters shown of what a failed command said
 # A small process between, so that the memory of this one is not taken for the command's.
 LAUNCHER = """
@@ -75,6 +80,23 @@ def complete(command: Command) -> subprocess.CompletedProcess[str]:
 def _give_up(command: Command, code: int, said: str) -> NoReturn:
     shown = " ".join(str(part) for part in command)[:LAST_WORDS]
     sys.exit(f"{shown}\nended with {code}:\n{said[-LAST_WORDS:]}")
+
+
+def cut_samples(
+    folder: Path, sizes: Sequence[tuple[int, int]], formats: Sequence[str] = (".png",)
+) -> int:
+    """Pictures of the given (height, width) from the bundled samples, continued by reflection.
+
+    formats: endings of their files, in turn. Returns how many pixels there are.
+    """
+    folder.mkdir()
+    samples = sorted(SAMPLES.iterdir(), reverse=True)  # the largest first
+    for number, ((height, width), path) in enumerate(zip(sizes, cycle(samples), strict=False)):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        margins = [(0, max(0, n - h)) for n, h in zip((height, width), pixels.shape, strict=False)]
+        padded = np.pad(pixels, [*margins, (0, 0)], mode="symmetric")[:height, :width]
+        Image.fromarray(padded).save(folder / f"{number:04}{formats[number % len(formats)]}")
+    return sum(height * width for height, width in sizes)
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -11,7 +11,6 @@ after every pass of a network (Linux only): whether it grows from image to image
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from benchmarks.speed.timing import Spent, machine, print_table, run, verdict
+from benchmarks.speed.timing import SAMPLES, Spent, cut_samples, machine, print_table, run, verdict
 
-SAMPLES = Path(__file__).resolve().parents[2] / "tests/data/samples/images"
 SMALLEST, LARGEST = 256, 512  # px, edges of the folder's images
 FORMATS = (".png", ".tif", ".bmp", ".jpg")
 BLOCK = 512  # px, of the slide's tiles; each shows a part of one sample
@@ -70,25 +68,13 @@ def main() -> None:
             write_slide(given, options.slide)
             print(f"{options.slide} × {options.slide} px, {given.stat().st_size / 1e6:.0f} MB\n")
         else:
-            cut_images(given, options.images)
+            edges = np.random.default_rng(0).integers(SMALLEST, LARGEST + 1, (options.images, 2))
+            cut_samples(given, edges.tolist(), FORMATS)
             print(f"{options.images} images of {SMALLEST} to {LARGEST} px\n")
         how = ("--device", "cpu", "--tta" if options.tta else "--no-tta", *further)
         command = (sys.executable, "-c", COMMAND, measured, "predict", given, f"{folder}/labels")
         spent = run((*command, *how))
         report(spent, slide=bool(options.slide), **json.loads(measured.read_text()))
-
-
-def cut_images(folder: Path, count: int) -> None:
-    """Pieces of the samples of any shape, in the common formats."""
-    folder.mkdir()
-    rng = random.Random(0)
-    samples = [Image.open(path).convert("RGB") for path in sorted(SAMPLES.iterdir())]
-    for number in range(count):
-        sample = samples[number % len(samples)]
-        width, height = (rng.randint(min(SMALLEST, n), min(LARGEST, n)) for n in sample.size)
-        left, top = rng.randint(0, sample.width - width), rng.randint(0, sample.height - height)
-        path = folder / f"{number:04}{FORMATS[number % len(FORMATS)]}"
-        sample.crop((left, top, left + width, top + height)).save(path)
 
 
 def write_slide(path: Path, edge: int) -> None:

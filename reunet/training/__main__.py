@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from reunet.cli_outputs import CannotStart
-from reunet.training.fit.jobs import FINAL, Job, results_folder
+from reunet.training import layout
+from reunet.training.fit.jobs import Job, limit_processes
 from reunet.training.fit.jobs import train as train_fold
 from reunet.training.presets import (
     EARLY_STOP,
@@ -132,15 +133,9 @@ def baseline(**options: Any) -> None:
 )
 def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
     """Fine-tune the baseline's folds with the weight map in the Dice loss."""
-    baseline = results_folder(options["root"].resolve(), options["preset"], "baseline")
-    start = start or str(baseline / "fold_{fold}" / FINAL)
+    root, preset = options["root"].resolve(), options["preset"]
+    start = start or str(layout.checkpoint(root, preset, "baseline"))
     run("weightmap", start=start, weight_dice=not unweighted, **options)
-
-
-def limit_processes(device: str) -> None:
-    """nnU-Net's processes for augmentation: more than the cores only slow the network down."""
-    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
-    os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 def run(
@@ -201,7 +196,7 @@ def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
 
     limit_processes(options["device"])
     root, preset = options["root"].resolve(), options["preset"]
-    weightmap = results_folder(root, preset, "weightmap") / "fold_{fold}" / FINAL
+    weightmap = layout.checkpoint(root, preset, "weightmap")
     options |= {"root": root, "start": options["start"] or str(weightmap)}
     options["folds"] = tuple(options["folds"])
     share = ratio or (PSEUDO_SHARE if PRESETS[preset].balanced else None)
@@ -238,7 +233,7 @@ def size(
     """Train the network that estimates the size of cells; it goes on where it was interrupted."""
     from reunet.training.fit.size import train_size
 
-    output = root.resolve() / "results" / "size"
+    output = layout.size_folder(root.resolve())
     arch = PRESETS[preset].architecture
     try:
         trained = train_size(
@@ -276,7 +271,7 @@ def export(
     """Write the trained folds of a stage, or of several, as the weight bundle BUNDLE."""
     from reunet.training.release.export import export as export_folds
 
-    folders = [results_folder(r, preset, name) for r, name in ((root, stage), *others)]
+    folders = [layout.results_folder(r, preset, name) for r, name in ((root, stage), *others)]
     try:
         folds = export_folds(folders, preset, bundle, best, meta)
     except (OSError, ValueError) as error:

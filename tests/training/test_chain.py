@@ -30,9 +30,11 @@ from reunet.model import load_model
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.network.torch_backend import build_network
 from reunet.pipeline import segment
+from reunet.training import layout
 from reunet.training.data import dataset
-from reunet.training.fit.jobs import FINAL, Job, results_folder
+from reunet.training.fit.jobs import Job
 from reunet.training.fit.trainer import nnUNetTrainerReUNet
+from reunet.training.layout import FINAL, results_folder
 from reunet.training.presets import PRESETS
 from reunet.training.release.export import export
 
@@ -157,13 +159,13 @@ def test_stored_weights_are_the_weight_map(chain: Chain) -> None:
     from reunet.instances.encode import encode
     from reunet.instances.weight_map import weight_map
 
-    folder = chain.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
+    folder = chain.root / "preprocessed" / layout.DATASET / "nnUNetPlans_2d"
     stored = sorted(folder.glob("*_seg.b2nd"))
     assert len(stored) == 8
     cropped = 0
     for path in stored:
         case = path.name.removesuffix("_seg.b2nd")
-        instances = read_label(dataset.instances_file(chain.root, case))
+        instances = read_label(layout.instances_file(chain.root, case))
         classes = encode(instances)
         with (folder / f"{case}.pkl").open("rb") as file:
             box = pickle.load(file)["bbox_used_for_cropping"]
@@ -307,15 +309,15 @@ def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: 
     from reunet.training.selftrain.unlabelled import properties, store_images
 
     root = chain.root.parent / "again"
-    base = root / "preprocessed" / dataset.DATASET
-    (root / "raw" / dataset.DATASET).mkdir(parents=True)
+    base = root / "preprocessed" / layout.DATASET
+    (root / "raw" / layout.DATASET).mkdir(parents=True)
     base.mkdir(parents=True)
-    dataset.write_json(root / "raw" / dataset.DATASET / "dataset.json", {"cases": {}})
+    dataset.write_json(root / "raw" / layout.DATASET / "dataset.json", {"cases": {}})
     dataset.write_json(base / "cases.json", {})
     images, left_out = store_images(chain.data / "images", root, PRESETS["tiny"].patch)
     assert len(images) == 8
     assert not left_out
-    theirs = chain.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
+    theirs = chain.root / "preprocessed" / layout.DATASET / "nnUNetPlans_2d"
     for image in images:
         case = image.case.removeprefix("pseudo_")
         mine, expected = (
@@ -334,9 +336,9 @@ def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: 
 
 
 def test_training_sees_both_kinds_of_cases_in_their_share(chain: Chain) -> None:
-    dataset.use_folder(chain.root)
+    layout.use_folder(chain.root)
     os.environ["nnUNet_compile"] = "f"
-    folder = chain.root / "preprocessed" / dataset.DATASET
+    folder = chain.root / "preprocessed" / layout.DATASET
     plans = json.loads((folder / "plans_tiny_round1.json").read_text())
     plans["reunet"]["pseudo_share"] = 0.25
     description = json.loads((folder / "dataset.json").read_text())
@@ -392,7 +394,7 @@ def test_the_paper_preset_is_the_paper(chain: Chain) -> None:
         "1_prepare_data.sh", chain.data / "images", chain.data / "labels",
         "--preset", "paper", "--root", chain.root,
     )  # fmt: skip
-    folder = chain.root / "preprocessed" / dataset.DATASET
+    folder = chain.root / "preprocessed" / layout.DATASET
     plans = json.loads((folder / "plans_paper.json").read_text())
     planned = PlansManager(plans).get_configuration("2d")
     assert planned.patch_size == [1024, 1024]
@@ -403,7 +405,7 @@ def test_the_paper_preset_is_the_paper(chain: Chain) -> None:
     assert arguments["features_per_stage"] == [32, 64, 128, 256, 480, 480, 480, 480, 480]
     assert arguments["dropout_op_kwargs"] == {"p": 0.1}
 
-    dataset.use_folder(chain.root)
+    layout.use_folder(chain.root)
     description = json.loads((folder / "dataset.json").read_text())
     os.environ["nnUNet_compile"] = "f"
     rates = {

@@ -33,6 +33,7 @@ from reunet.instances.weight_map import weight_map
 from reunet.io.images import read_label
 from reunet.metric import score_pair
 from reunet.network.unet import build
+from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
@@ -82,17 +83,17 @@ def root(tmp_path: Path) -> Path:
     cases, left_out = dataset.convert(labelled / "images", labelled / "labels", root, "paper")
     assert not left_out
     sampling.write_folds(cases, root)
-    base, raw = (root / part / dataset.DATASET for part in ("preprocessed", "raw"))
-    for target in (base / "dataset.json", base / dataset.MARKER):
+    base, raw = (root / part / layout.DATASET for part in ("preprocessed", "raw"))
+    for target in (base / "dataset.json", layout.marker(root)):
         target.write_text((raw / "dataset.json").read_text())
     configuration = {"data_identifier": "nnUNetPlans_2d"}
     dataset.write_json(base / "plans_tiny.json", {"configurations": {"2d": configuration}})
-    results = jobs.results_folder(root, "tiny", "weightmap")
+    results = layout.results_folder(root, "tiny", "weightmap")
     for fold in (0, 1):
         torch.manual_seed(fold)
         (results / f"fold_{fold}").mkdir(parents=True)
         state = {"network_weights": build(TINY.architecture).state_dict()}
-        torch.save(state, results / f"fold_{fold}" / jobs.FINAL)
+        torch.save(state, results / f"fold_{fold}" / layout.FINAL)
     dataset.write_json(results / "plans.json", {"reunet": {"preset": "tiny"}})
     dataset.write_json(results / "dataset.json", dataset.read_json(base / "dataset.json"))
     return root
@@ -120,7 +121,7 @@ def plan(root: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> rounds.Se
 
     monkeypatch.setattr(rounds, "run_each", here)
     monkeypatch.setattr(rounds, "train_fold", train_fold)
-    start = jobs.results_folder(root, "tiny", "weightmap") / "fold_{fold}" / jobs.FINAL
+    start = layout.results_folder(root, "tiny", "weightmap") / "fold_{fold}" / layout.FINAL
     return rounds.SelfTraining(root, images, "tiny", (0, 1), str(start), tta=False)
 
 
@@ -173,14 +174,14 @@ def test_images_of_other_folders_can_be_left_out(root: Path, images: Path, tmp_p
 def test_no_name_hides_a_labelled_case(root: Path, images: Path) -> None:
     Image.fromarray(picture(7)).save(images / "case1.png")
     found, _ = unlabelled.store_images(images, root, TINY.patch)
-    labelled = dataset.read_cases(root / "preprocessed" / dataset.DATASET)
+    labelled = dataset.read_cases(root)
     assert len({image.case for image in found}) == 4
     assert not {image.case for image in found} & labelled.keys()
 
 
 def test_images_are_stored_once_and_anew_when_they_change(root: Path, images: Path) -> None:
     first, _ = unlabelled.store_images(images, root, TINY.patch)
-    folder = unlabelled.store_folder(root)
+    folder = layout.unlabelled_folder(root)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again, _ = unlabelled.store_images(images, root, TINY.patch)
     assert again == first
@@ -245,7 +246,7 @@ def test_bands_cover_an_image_once_with_room_on_either_side() -> None:
 def test_a_teacher_that_does_not_fit_is_refused(
     plan: rounds.SelfTraining, file: str, change: dict[str, Any], words: str
 ) -> None:
-    path = jobs.results_folder(plan.root, "tiny", "weightmap") / file
+    path = layout.results_folder(plan.root, "tiny", "weightmap") / file
     path.write_text(json.dumps(dataset.read_json(path) | change))
     with pytest.raises(ValueError, match=words):
         rounds.self_train(plan)
@@ -417,12 +418,12 @@ def test_the_students_train_on_both_kinds_and_validate_on_the_labelled(
 ) -> None:
     with pytest.raises(Trained):
         rounds.self_train(replace(plan, reject=False))
-    base = plan.root / "preprocessed" / dataset.DATASET
-    labelled = set(dataset.read_cases(base))
+    base = plan.root / "preprocessed" / layout.DATASET
+    labelled = set(dataset.read_cases(plan.root))
     trainer: Any = object.__new__(nnUNetTrainerReUNet)
     trainer.preprocessed_dataset_folder_base = str(base)
-    trainer.preprocessed_dataset_folder = str(dataset.round_folder(base, "plans_tiny_round1"))
-    trainer.plans_manager = SimpleNamespace(plans_name="plans_tiny_round1")
+    trainer.preprocessed_dataset_folder = str(layout.round_cases(plan.root, "tiny", "round1"))
+    trainer.root = plan.root
     trainer.folder_with_segs_from_previous_stage = None
     trainer.print_to_log_file = lambda *_: None
     everything = labelled | {f"pseudo_image{n}" for n in (3, 4, 5)}
@@ -437,7 +438,7 @@ def test_the_students_train_on_both_kinds_and_validate_on_the_labelled(
 
     trainer.dataset_class = Cases
     for stage in ("weightmap", "round1"):
-        trainer.job = {"stage": stage}
+        trainer.job = {"preset": "tiny", "stage": stage}
         for fold in (0, 1, "all"):
             trainer.fold = fold
             train, val = trainer.do_split()
@@ -445,7 +446,7 @@ def test_the_students_train_on_both_kinds_and_validate_on_the_labelled(
             assert val
             assert set(train) - labelled == (everything - labelled if stage == "round1" else set())
             assert fold == "all" or not set(train) & set(val)
-    dataset.write_json(dataset.pseudo_cases_file(base, "plans_tiny_round1"), ["case1"])
+    dataset.write_json(layout.pseudo_cases_file(plan.root, "tiny", "round1"), ["case1"])
     with pytest.raises(AssertionError, match="labelled case"):
         trainer.do_split()
 
@@ -541,9 +542,9 @@ def test_a_complete_round_tells_whether_it_helped(
         return figures[stage] + 0.01 * int(fold)
 
     def train_fold(root: Path, job: jobs.Job, fold: int, *_: object) -> None:
-        output = jobs.results_folder(root, "tiny", job.stage)
+        output = layout.results_folder(root, "tiny", job.stage)
         (output / f"fold_{fold}").mkdir(parents=True)
-        (output / f"fold_{fold}" / jobs.FINAL).write_bytes(
+        (output / f"fold_{fold}" / layout.FINAL).write_bytes(
             Path(job.start.format(fold=fold)).read_bytes()
         )  # type: ignore[union-attr]
         for name in ("plans.json", "dataset.json"):
@@ -585,7 +586,7 @@ def test_bad_folders_are_one_line(plan: rounds.SelfTraining, tmp_path: Path) -> 
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(plan: rounds.SelfTraining) -> None:
-    base = plan.root / "preprocessed" / dataset.DATASET / "nnUNetPlans_2d"
+    base = plan.root / "preprocessed" / layout.DATASET / "nnUNetPlans_2d"
     base.mkdir()
     for case in ("case1", "case2"):
         dataset.write_blosc(base / f"{case}.b2nd", np.ones((3, 1, 84, 100), np.float32), (128, 128))

@@ -18,13 +18,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import SAMPLES
+from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
 from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
 from reunet.training.fit.log import F1, TrainingLog
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
-from reunet.training.fit.trainer import halving, warm_cosine
+from reunet.training.fit.schedule import halving, warm_cosine
 from reunet.training.fit.validate import MOST_CASES, pick_cases
 from reunet.training.presets import PRESETS
 
@@ -243,7 +244,7 @@ def test_without_a_share_every_case_is_drawn_alike() -> None:
 
 def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
     sampling.write_folds(CASES, tmp_path)
-    folder = tmp_path / "preprocessed" / dataset.DATASET
+    folder = tmp_path / "preprocessed" / layout.DATASET
     folds = json.loads((folder / "splits_final.json").read_text())
     assert len(folds) == 5
     assert sorted(n for fold in folds for n in fold["val"]) == sorted(CASES)
@@ -254,11 +255,11 @@ def test_folds_are_stratified_and_never_split_a_group(tmp_path: Path) -> None:
         assert sum(CASES[n]["modality"] == "pc" for n in fold["val"]) in range(3, 10)
     sampling.write_folds(dict(reversed(CASES.items())), tmp_path)
     assert json.loads((folder / "splits_final.json").read_text()) == folds
-    assert dataset.read_cases(folder).keys() == CASES.keys()
+    assert dataset.read_cases(tmp_path).keys() == CASES.keys()
 
 
 def test_folds_of_few_and_scattered_images(tmp_path: Path) -> None:
-    folder = tmp_path / "preprocessed" / dataset.DATASET
+    folder = tmp_path / "preprocessed" / layout.DATASET
     scattered = cases_of({("fluo", "a"): 3, ("pc", "b"): 3, ("bf", "c"): 4, ("dic", "d"): 2})
     sampling.write_folds(scattered, tmp_path)  # no stratum has five images, there are five groups
     folds = json.loads((folder / "splits_final.json").read_text())
@@ -316,7 +317,7 @@ def test_bad_pairs_are_left_out_by_name(labelled: tuple[Path, Path], tmp_path: P
     }.items():
         assert words in left_out[name]
     assert all("\n" not in reason for reason in left_out.values())
-    raw = tmp_path / "root" / "raw" / dataset.DATASET
+    raw = tmp_path / "root" / "raw" / layout.DATASET
     assert len(list((raw / "imagesTr").iterdir())) == 3 * 2
     assert not list(raw.rglob(".part*"))
 
@@ -342,7 +343,7 @@ def test_conversion_resumes_and_keeps_to_one_encoding(
 def test_conversion_follows_the_data(labelled: tuple[Path, Path], tmp_path: Path) -> None:
     images, labels = labelled
     root = tmp_path / "root"
-    raw = root / "raw" / dataset.DATASET
+    raw = root / "raw" / layout.DATASET
 
     def description() -> str:
         return (raw / "dataset.json").read_text()
@@ -442,10 +443,14 @@ def test_the_log_knows_the_best_epoch_and_survives_an_interruption(tmp_path: Pat
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     """A root that passes for prepared, as far as `jobs.check` looks."""
-    folder, raw = (tmp_path / part / dataset.DATASET for part in ("preprocessed", "raw"))
+    folder, raw = (tmp_path / part / layout.DATASET for part in ("preprocessed", "raw"))
     sampling.write_folds(CASES, tmp_path)
     raw.mkdir(parents=True)
-    for path in (raw / "dataset.json", folder / "dataset.json", folder / dataset.MARKER):
+    for path in (
+        raw / "dataset.json",
+        folder / "dataset.json",
+        folder / Path(layout.marker(Path())).name,
+    ):
         path.write_text('{"cases": {}}')
     for preset in PRESETS:
         (folder / f"plans_{preset}.json").write_text("{}")
@@ -468,7 +473,7 @@ def test_jobs_that_cannot_be_done(prepared: Path) -> None:
         jobs.check(prepared, jobs.Job("compact", "weightmap", start="/no/{fold}"), 0, 1, "cpu")
     with pytest.raises(FileNotFoundError, match="4_self_train"):
         jobs.check(prepared, jobs.Job("compact", "round1"), 0, 1, "cpu")
-    (prepared / "raw" / dataset.DATASET / "dataset.json").write_text('{"cases": {"a": 1}}')
+    (prepared / "raw" / layout.DATASET / "dataset.json").write_text('{"cases": {"a": 1}}')
     with pytest.raises(FileNotFoundError, match="1_prepare_data"):
         jobs.check(prepared, jobs.Job("compact"), 0, 1, "cpu")
 
@@ -483,9 +488,9 @@ def test_a_batch_of_other_patches_has_as_many_pixels(preset: str, patch: int, ba
 
 def test_results_of_another_job_are_not_taken_for_this_one(prepared: Path) -> None:
     job = jobs.Job("compact", "weightmap", weight_dice=True)
-    output = jobs.results_folder(prepared, "compact", "weightmap") / "fold_0"
+    output = layout.results_folder(prepared, "compact", "weightmap") / "fold_0"
     output.mkdir(parents=True)
-    (output / jobs.FINAL).touch()
+    (output / layout.FINAL).touch()
     (output.parent / "plans.json").write_text(json.dumps({"reunet": vars(job)}))
     (output.parent / "dataset.json").write_text('{"cases": {}}')
     jobs.check_same(output, job, prepared)

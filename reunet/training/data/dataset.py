@@ -1,7 +1,4 @@
-"""Images and instance labels -> an nnU-Net data set, planned and preprocessed (paper §2.1).
-
-Layout under ROOT: `raw/`, `preprocessed/`, `results/`, nnU-Net's three folders.
-"""
+"""Images and instance labels -> an nnU-Net data set, planned and preprocessed (paper §2.1)."""
 
 import json
 import os
@@ -14,55 +11,21 @@ import numpy as np
 import SimpleITK as sitk
 
 from reunet.errors import ImageError
-from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.instances.encode import CLASSES, encode
 from reunet.instances.weight_map import weight_map
-from reunet.io.collection import Labels, case_names, own_labels, short_name
-from reunet.io.images import list_images, read_image, read_label
+from reunet.io.collection import Labels
+from reunet.io.images import read_label
 from reunet.io.labels import write_label
 from reunet.metric import read_meta
 from reunet.network.unet import Architecture
+from reunet.training import layout
 from reunet.training.data.field import distance_field
+from reunet.training.data.labels import label_of, read_pair, training_images
 from reunet.training.presets import PRESETS
 
-DATASET_ID, DATASET = 703, "Dataset703_ReUNet"
-CONFIGURATION = "2d"
 MAP_SCALE = 1000  # int16 holds weights up to 32.767 in steps of 0.001; the field ends at 1
-SUFFIX = ".nii.gz"
-MARKER = f"{CONFIGURATION}.complete"
 Cases = dict[str, dict[str, str]]  # name -> {"modality", "source", "group", "pixels"}
-
-
-def use_folder(root: Path) -> None:
-    """Point nnU-Net's three environment variables below `root`."""
-    for name in ("raw", "preprocessed", "results"):
-        folder = root.resolve() / name
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ[f"nnUNet_{name}"] = str(folder)
-
-
-def plans_name(preset: str, stage: str = "baseline") -> str:
-    """Name of a stage's plans, and part of the name of its results folder."""
-    return f"plans_{preset}" if stage == "baseline" else f"plans_{preset}_{stage}"
-
-
-def round_folder(base: Path, plans: str) -> Path:
-    """The preprocessed cases of a round: the labelled ones, linked, and the pseudo-labelled.
-
-    base: the preprocessed data set. plans: name of the round's plans.
-    """
-    return base / f"{plans}_{CONFIGURATION}"
-
-
-def pseudo_cases_file(base: Path, plans: str) -> Path:
-    """The list of a round's pseudo-labelled cases; it stands once all of them are there."""
-    return base / f"{plans}_cases.json"
-
-
-def instances_file(root: Path, case: str) -> Path:
-    """The instance labels of a case, kept for the instance F1 and for weight maps."""
-    return root / "raw" / DATASET / "instancesTr" / f"{case}_label.tiff"
 
 
 def convert(
@@ -82,8 +45,7 @@ def convert(
     image was left out. Finished cases are not converted again. Raises ValueError where `root`
     holds the data set in another encoding or size of cells.
     """
-    raw = root / "raw" / DATASET
-    description = raw / "dataset.json"
+    raw, description = layout.raw(root), layout.raw_description(root)
     form = {"encoding": encoding, "diameter": diameter}
     if description.exists():
         there = {name: read_json(description).get(name) for name in form}
@@ -96,9 +58,7 @@ def convert(
     cases: Cases = {}
     left_out = {}
     found = Labels(labels)
-    files = list_images(images)
-    files = [path for path in files if path not in own_labels(files)]
-    for path, case in case_names(files).items():
+    for path, case in training_images(images).items():
         about = meta.get(case, {})
         if about.get("split", "train") != "train" or about.get("source") in without:
             continue
@@ -106,7 +66,7 @@ def convert(
             if case in cases:
                 raise ImageError(f"{path}: another image is called {case} too: rename one")
             _convert_case(path, label_of(found, labels, path), root, case, encoding, diameter)
-            pixels = _stored_pixels(raw / "labelsTr" / f"{case}{SUFFIX}")
+            pixels = _stored_pixels(layout.classes_file(root, case))
         except ImageError as error:
             left_out[path.name] = str(error)
             continue
@@ -117,23 +77,31 @@ def convert(
             "pixels": str(pixels),
         }
     if cases:
-        _remove_others(raw, cases)
-    write_json(description, _dataset_json(_versions(raw, cases), form))
+        _remove_others(root, cases)
+    write_json(description, _dataset_json(_versions(root, cases), form))
     return cases, left_out
 
 
-def _remove_others(raw: Path, cases: Cases) -> None:
+def _remove_others(root: Path, cases: Cases) -> None:
     """Take out what earlier runs left of cases that are gone: nnU-Net would train on them."""
-    wanted = {f"{case}_label.tiff" for case in cases} | {f"{case}{SUFFIX}" for case in cases}
-    wanted |= {f"{case}_{channel:04d}{SUFFIX}" for case in cases for channel in range(3)}
-    for path in (p for folder in raw.iterdir() if folder.is_dir() for p in folder.iterdir()):
-        if path.name not in wanted:
+    wanted = {
+        path
+        for case in cases
+        for path in (
+            layout.instances_file(root, case),
+            layout.classes_file(root, case),
+            *(layout.channel_file(root, case, channel) for channel in range(3)),
+        )
+    }
+    folders = [folder for folder in layout.raw(root).iterdir() if folder.is_dir()]
+    for path in (path for folder in folders for path in folder.iterdir()):
+        if path not in wanted:
             path.unlink()
 
 
-def _versions(raw: Path, cases: Cases) -> dict[str, int]:
+def _versions(root: Path, cases: Cases) -> dict[str, int]:
     """When each case was converted: what was made from another version is out of date."""
-    return {c: (raw / "labelsTr" / f"{c}{SUFFIX}").stat().st_mtime_ns for c in sorted(cases)}
+    return {case: layout.classes_file(root, case).stat().st_mtime_ns for case in sorted(cases)}
 
 
 def _stored_pixels(path: Path) -> int:
@@ -145,45 +113,20 @@ def _stored_pixels(path: Path) -> int:
     return int(np.prod(head.GetSize()))
 
 
-def find_label(folder: Path, image: Path) -> Path:
-    """The label file of an image, by the rule of `io.collection.Labels`.
-
-    Raises ImageError where there is none; an image is not its own label.
-    """
-    return label_of(Labels(folder), folder, image)
-
-
-def label_of(labels: Labels, folder: Path, image: Path) -> Path:
-    """`find_label` among the labels of a folder."""
-    path = labels.of(image.stem)
-    if path is None or path == image or not path.is_file():
-        case = short_name(image)
-        raise ImageError(f"{folder}: no label for {case}: expected {case}_label.tiff")
-    return path
-
-
 def _convert_case(
     image: Path, label: Path, root: Path, case: str, encoding: str, diameter: float | None
 ) -> None:
-    raw = root / "raw" / DATASET
-    target = raw / "labelsTr" / f"{case}{SUFFIX}"
+    target = layout.classes_file(root, case)
     newest = max(image.stat().st_mtime_ns, label.stat().st_mtime_ns)
     if target.exists() and target.stat().st_mtime_ns > newest:  # written last: a complete case
         return
-    pixels = normalise_channels(read_image(image).pixels)  # (H, W, 3)
-    instances = read_label(label)
-    if instances.shape != pixels.shape[:2]:
-        raise ImageError(
-            f"{label}: label is {instances.shape}, image is {pixels.shape[:2]}: pair them anew"
-        )
-    if not instances.any():
-        raise ImageError(f"{label}: holds no cell: leave the image out or label it")
+    pixels, instances = read_pair(image, label)
     if diameter:
         shape = scaled_shape(instances.shape, diameter / typical_diameter(instances))
         pixels, instances = scale_image(pixels, shape), scale_labels(instances, shape)
     for channel in range(pixels.shape[-1]):
-        _write_nifti(raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}", pixels[..., channel])
-    _write_instances(instances_file(root, case), instances, label)
+        _write_nifti(layout.channel_file(root, case, channel), pixels[..., channel])
+    _write_instances(layout.instances_file(root, case), instances, label)
     _write_nifti(target, encode(instances, encoding))
 
 
@@ -211,7 +154,7 @@ def _dataset_json(cases: dict[str, int], form: dict[str, Any]) -> dict[str, Any]
         "channel_names": {"0": "R", "1": "G", "2": "B"},  # any such name: z-score per channel
         "labels": {name: index for index, name in enumerate(CLASSES)},
         "numTraining": len(cases),
-        "file_ending": SUFFIX,
+        "file_ending": layout.SUFFIX,
         **form,
         "cases": cases,  # with their versions: a set that changed is preprocessed anew
     }
@@ -221,48 +164,60 @@ def preprocess(root: Path, preset: str, processes: int) -> None:
     """nnU-Net's own fingerprint, plans and preprocessing, with the preset's network planned in,
     and the weight maps beside the labels.
 
-    The presets share one preprocessed folder. A file MARKER beside it stands for a preprocessing
-    that ended, with the data set it was made of; without it all is done anew.
+    The presets share one preprocessed folder. `layout.marker` stands for a preprocessing that
+    ended, with the data set it was made of; without it all is done anew.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
-    use_folder(root)
-    folder = root / "preprocessed" / DATASET
-    content = (root / "raw" / DATASET / "dataset.json").read_text()
-    marker = folder / MARKER
-    fresh = is_complete(root)
+    layout.use_folder(root)
+    fresh, marker = is_complete(root), layout.marker(root)
     nnunet.extract_fingerprint_dataset(
-        DATASET_ID, num_processes=processes, clean=not fresh, show_progress_bar=False
+        layout.DATASET_ID, num_processes=processes, clean=not fresh, show_progress_bar=False
     )
-    plans, _ = nnunet.plan_experiment_dataset(DATASET_ID)
+    plans, _ = nnunet.plan_experiment_dataset(layout.DATASET_ID)
     plans = plan_preset(plans, preset)
-    write_json(folder / f"{plans['plans_name']}.json", plans)
+    write_json(layout.plans_file(root, preset), plans)
     if fresh:
         return
     marker.unlink(missing_ok=True)
     nnunet.preprocess_dataset(
-        DATASET_ID, plans["plans_name"], (CONFIGURATION,), (processes,), show_progress_bar=False
+        layout.DATASET_ID,
+        plans["plans_name"],
+        (layout.CONFIGURATION,),
+        (processes,),
+        show_progress_bar=False,
     )
     store_weights(root, preset, processes)
-    marker.write_text(content)
+    marker.write_text(layout.raw_description(root).read_text())
 
 
 def is_complete(root: Path) -> bool:
     """Whether the preprocessed data set is whole and made of the raw data as they are now."""
-    marker = root / "preprocessed" / DATASET / MARKER
-    description = root / "raw" / DATASET / "dataset.json"
+    marker, description = layout.marker(root), layout.raw_description(root)
     both = marker.exists() and description.exists()
     return both and marker.read_text() == description.read_text()
 
 
+def planned_configuration(root: Path, preset: str) -> dict[str, Any]:
+    """What a preset's plans say of the configuration that is trained."""
+    plans = read_json(layout.plans_file(root, preset))
+    configuration: dict[str, Any] = plans["configurations"][layout.CONFIGURATION]
+    return configuration
+
+
+def cases_folder(root: Path, preset: str) -> Path:
+    """The preprocessed labelled cases."""
+    name: str = planned_configuration(root, preset)["data_identifier"]
+    return layout.preprocessed(root) / name
+
+
 def store_weights(root: Path, preset: str, processes: int) -> None:
     """Add to every preprocessed segmentation its weight map (paper §2.4) and distance field."""
-    plans = read_json(root / "preprocessed" / DATASET / f"{plans_name(preset)}.json")
-    planned = plans["configurations"][CONFIGURATION]
-    folder = root / "preprocessed" / DATASET / planned["data_identifier"]
-    encoding = read_json(root / "raw" / DATASET / "dataset.json")["encoding"]
+    folder = cases_folder(root, preset)
+    patch = tuple(planned_configuration(root, preset)["patch_size"])
+    encoding = read_json(layout.raw_description(root))["encoding"]
     names = sorted(path.name.removesuffix(".pkl") for path in folder.glob("*.pkl"))
-    jobs = [(folder, root, name, encoding, tuple(planned["patch_size"])) for name in names]
+    jobs = [(folder, root, name, encoding, patch) for name in names]
     with get_context("spawn").Pool(processes) as pool:
         pool.starmap(_store_weights_of, jobs)
 
@@ -274,7 +229,7 @@ def _store_weights_of(
 
     _, stored, _, properties = nnUNetDatasetBlosc2(str(folder)).load_case(case)
     classes = np.asarray(stored[:])[:1]  # (1, 1, h, w)
-    instances = read_label(instances_file(root, case))
+    instances = read_label(layout.instances_file(root, case))
     rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
     weights = weight_map(instances, encode(instances, encoding))[rows, columns]
     field = distance_field(instances)[rows, columns]
@@ -314,14 +269,14 @@ def write_blosc(path: Path, array: np.ndarray, patch: tuple[int, ...], **how: An
 def plan_preset(plans: dict[str, Any], preset: str) -> dict[str, Any]:
     """nnU-Net's plans with the network, patch and batch of a preset in configuration `2d`."""
     chosen = PRESETS[preset]
-    planned = dict(plans["configurations"][CONFIGURATION])
+    planned = dict(plans["configurations"][layout.CONFIGURATION])
     planned["architecture"] = nnunet_architecture(planned["architecture"], chosen.architecture)
     planned["patch_size"] = [chosen.patch] * 2
     planned["batch_size"] = chosen.batch
     return {
         **plans,
-        "plans_name": plans_name(preset),
-        "configurations": {CONFIGURATION: planned},
+        "plans_name": layout.plans_name(preset),
+        "configurations": {layout.CONFIGURATION: planned},
     }
 
 
@@ -342,9 +297,9 @@ def nnunet_architecture(planned: dict[str, Any], arch: Architecture) -> dict[str
     return {**planned, "arch_kwargs": arguments}
 
 
-def read_cases(folder: Path) -> Cases:
+def read_cases(root: Path) -> Cases:
     """What `sampling.write_folds` noted about the cases."""
-    cases: Cases = read_json(folder / "cases.json")
+    cases: Cases = read_json(layout.cases_file(root))
     return cases
 
 

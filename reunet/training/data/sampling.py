@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reunet.training.data.dataset import DATASET, Cases, write_json
+from reunet.training import layout
+from reunet.training.data.dataset import Cases, write_json
 
 FOLDS, FOLD_SEED = 5, 12345
 DRAWS = 20_000  # entries of a list that stands for probabilities
@@ -32,10 +33,9 @@ def write_folds(cases: Cases, root: Path) -> None:
         {"train": names[train].tolist(), "val": names[val].tolist()}
         for train, val in splitter.split(names, strata, groups)
     ]
-    folder = root / "preprocessed" / DATASET
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "splits_final.json", folds)
-    write_json(folder / "cases.json", cases)
+    layout.preprocessed(root).mkdir(parents=True, exist_ok=True)
+    write_json(layout.folds_file(root), folds)
+    write_json(layout.cases_file(root), cases)
 
 
 def balanced(names: Iterable[str], cases: Cases, patch: int, draws: int = DRAWS) -> list[str]:

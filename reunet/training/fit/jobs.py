@@ -1,27 +1,18 @@
 """Jobs: what is trained, from what and how long, and their start on one device or several."""
 
+import contextlib
+import io
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reunet.training.data.dataset import (
-    CONFIGURATION,
-    DATASET,
-    is_complete,
-    plans_name,
-    pseudo_cases_file,
-    read_json,
-    round_folder,
-    use_folder,
-    write_json,
-)
+from reunet.training import layout
+from reunet.training.data.dataset import is_complete, read_json, write_json
+from reunet.training.layout import CONFIGURATION, DATASET, FINAL, LATEST, TRAINER
 from reunet.training.presets import PRESETS, ROUNDS
 
-TRAINER = "nnUNetTrainerReUNet"
 # what must not change when a job goes on
 IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch")
-BEST = "checkpoint_best.pth"
-FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
 @dataclass(frozen=True)
@@ -52,12 +43,13 @@ class Job:
     @property
     def plans_name(self) -> str:
         """Name of the plans file and part of the results folder."""
-        return plans_name(self.preset, self.stage)
+        return layout.plans_name(self.preset, self.stage)
 
 
-def results_folder(root: Path, preset: str, stage: str) -> Path:
-    """Where nnU-Net keeps the folds of a stage."""
-    return root / "results" / DATASET / f"{TRAINER}__{plans_name(preset, stage)}__{CONFIGURATION}"
+def limit_processes(device: str) -> None:
+    """nnU-Net's processes for augmentation: more than the cores only slow the network down."""
+    os.environ.setdefault("nnUNet_n_proc_DA", "1" if device == "cpu" else "8")
+    os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
@@ -67,22 +59,21 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     Raises FileNotFoundError where something has to be done first, and ValueError for a job that
     cannot be done or is not the one whose results lie there.
     """
-    use_folder(root)
-    output = results_folder(root, job.preset, job.stage) / f"fold_{fold}"
+    layout.use_folder(root)
+    output = layout.fold_folder(root, job.preset, job.stage, fold)
     check(root, job, fold, num_gpus, device)
     check_same(output, job, root)
     if (output / FINAL).exists():
         return output
-    folder = root / "preprocessed" / DATASET
-    plans = read_json(folder / f"{plans_name(job.preset)}.json")
+    plans = read_json(layout.plans_file(root, job.preset))
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
     planned = plans["configurations"][CONFIGURATION]
     if job.stage in ROUNDS:
-        planned["data_identifier"] = round_folder(folder, job.plans_name).name
+        planned["data_identifier"] = layout.round_cases(root, job.preset, job.stage).name
     if job.patch:
         planned["patch_size"] = [job.patch] * 2
         planned["batch_size"] = PRESETS[job.preset].batch_of(job.patch)
-    write_json(folder / f"{job.plans_name}.json", plans)
+    write_json(layout.plans_file(root, job.preset, job.stage), plans)
     if num_gpus > 1:
         train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
     else:
@@ -92,17 +83,17 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
 
 def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> None:
     """Whether a job can be done. Raises FileNotFoundError or ValueError, see `train`."""
-    folder = root / "preprocessed" / DATASET
-    preset = PRESETS[job.preset]
-    if not (folder / f"{plans_name(job.preset)}.json").exists() or not is_complete(root):
+    folder, preset = layout.preprocessed(root), PRESETS[job.preset]
+    if not layout.plans_file(root, job.preset).exists() or not is_complete(root):
         raise FileNotFoundError(
             f"{folder}: not ready for preset {job.preset}: run 1_prepare_data.sh with it first"
         )
     if job.start and not Path(job.start.format(fold=fold)).exists():
         raise FileNotFoundError(f"{job.start.format(fold=fold)}: train that stage first")
-    if job.stage in ROUNDS and not pseudo_cases_file(folder, job.plans_name).exists():
+    pseudo_labelled = layout.pseudo_cases_file(root, job.preset, job.stage)
+    if job.stage in ROUNDS and not pseudo_labelled.exists():
         raise FileNotFoundError(f"{folder}: no pseudo-labels of {job.stage}: run 4_self_train.sh")
-    folds = len(read_json(folder / "splits_final.json"))
+    folds = len(read_json(layout.folds_file(root)))
     if fold != "all" and not (isinstance(fold, int) and 0 <= fold < folds):
         raise ValueError(f"fold {fold} does not exist: choose from 0 to {folds - 1}, or all")
     if job.hours and preset.schedule(job.stage).halve_every:
@@ -124,14 +115,14 @@ def check_same(output: Path, job: Job, root: Path) -> None:
     """Whether results that lie there are this job's. Raises ValueError where they are not."""
     if not any((output / name).exists() for name in (FINAL, LATEST)):
         return
-    way_out = "name another --root or take them away"
+    way_out = "name another folder or take them away"
     there = asdict(Job(**read_json(output.parent / "plans.json")["reunet"]))
     if differing := [name for name in IDENTITY if there[name] != asdict(job)[name]]:
         raise ValueError(
             f"{output}: results of another {', '.join(differing)} lie there: {way_out}"
         )
     cases = read_json(output.parent / "dataset.json")["cases"]
-    now = read_json(root / "preprocessed" / DATASET / "dataset.json")["cases"]
+    now = read_json(layout.description(root))["cases"]
     if cases != now:
         raise ValueError(f"{output}: results of another state of the data lie there: {way_out}")
 
@@ -144,12 +135,15 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
 
     dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
     plans = {**plans, "continue_training": (output / LATEST).exists()}
-    trainer = nnUNetTrainerReUNet(plans, CONFIGURATION, fold, dataset_json, torch.device(device))
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells the device before it has a log
+        trainer = nnUNetTrainerReUNet(
+            plans, CONFIGURATION, fold, dataset_json, torch.device(device)
+        )
     torch.backends.cudnn.benchmark = True
     trainer.initialize()
     if (output / LATEST).exists():
         trainer.load_checkpoint(str(output / LATEST))
-        trainer.print_to_log_file(f"goes on at epoch {trainer.current_epoch}")
+        trainer.tell(f"goes on at epoch {trainer.current_epoch}")
     trainer.run_training()
 
 

@@ -59,9 +59,8 @@ class TrainingLog:
         for name in sorted({name for row in rows for name in row if name.startswith("f1_")}):
             known = [row for row in rows if name in row]
             style = {"linewidth": 3, "color": "black"} if name == F1 else {}
-            scores.plot(
-                [r["epoch"] for r in known], [r[name] for r in known], label=name[3:], **style
-            )
+            points = [r["epoch"] for r in known], [r[name] for r in known]
+            scores.plot(*points, marker="o", label=name[3:], **style)
         losses.set_ylabel("loss")
         scores.set(xlabel="epoch", ylabel="instance F1 at IoU 0.5", ylim=(0, 1))
         for axes in (losses, scores):
@@ -69,3 +68,15 @@ class TrainingLog:
             if axes.lines:
                 axes.legend()
         return figure
+
+
+def epoch_line(figures: dict[str, float]) -> str:
+    """An epoch in one line: its losses, and the instance F1 where it was looked at."""
+    losses = f"loss {figures['train_loss']:.3f}, held out {figures['val_loss']:.3f}"
+    line = f"epoch {figures['epoch']:.0f}: {losses}"
+    scores = {name[3:]: f1 for name, f1 in figures.items() if name.startswith("f1_")}
+    if not scores:
+        return line
+    mean = scores.pop(F1[3:])
+    parts = ", ".join(f"{modality} {f1:.3f}" for modality, f1 in scores.items())
+    return f"{line}, F1 {mean:.3f}" + (f" ({parts})" if len(scores) > 1 else "")

@@ -22,15 +22,16 @@ from torch.nn import functional as F
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.inference.size import REFERENCE, STRIDE
-from reunet.io.images import list_images, read_image, read_label
+from reunet.io.images import list_images, read_image
 from reunet.metric import read_meta
 from reunet.network.architecture import SIZE_STAGE, Architecture, size_parameter_shapes
 from reunet.network.unet import SizeUNet
-from reunet.training.data.dataset import Cases, find_label
+from reunet.training.data.dataset import Cases
+from reunet.training.data.labels import find_label, read_instances
 from reunet.training.data.sampling import balanced
 from reunet.training.fit.device import autocast
+from reunet.training.fit.schedule import warm_cosine
 from reunet.training.fit.start import start_tensors
-from reunet.training.fit.trainer import warm_cosine
 
 PATCH, BATCH = 256, 6
 FIRST_LR, WEIGHT_DECAY, LARGEST_GRADIENT = 1e-3, 1e-2, 5.0
@@ -81,7 +82,7 @@ def read_samples(images: Path, labels: Path, without: Sequence[str]) -> tuple[li
         about = meta.get(path.name.split(".")[0], {})
         if about.get("split", "train") != "train" or about.get("source") in without:
             continue
-        instances = read_label(find_label(labels, path)).astype(np.int32)
+        instances = read_instances(find_label(labels, path)).astype(np.int32)
         if not (diameter := typical_diameter(instances)):
             continue
         cases[str(len(samples))] = {

@@ -1,9 +1,10 @@
 """Training by nnU-Net's own loop with our stages, loss, schedule and sampling (paper §3.2.2)."""
 
-import json
 import math
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -13,18 +14,20 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch._dynamo import OptimizedModule
 
-from reunet.training.data.dataset import pseudo_cases_file, read_cases, read_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_cases, read_json
 from reunet.training.data.sampling import balanced, mixed
 from reunet.training.fit.augment import widen_zoom, with_maps
 from reunet.training.fit.device import BF16_CPU, as_network, autocast
-from reunet.training.fit.log import TrainingLog
+from reunet.training.fit.log import TrainingLog, epoch_line
 from reunet.training.fit.loss import WeightedDiceCE
+from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.validate import Judge, pick_cases
 from reunet.training.presets import PRESETS, ROUNDS
+from reunet.training.talk import Ticker, deaf_children, told_seconds
 
 MOMENTUM = 0.99
-WARM_UP = 0.03  # share of a cosine training
 VALIDATION_ITERATIONS = 10
 TIMED_ITERATIONS = 3
 
@@ -59,7 +62,22 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.num_val_iterations_per_epoch = VALIDATION_ITERATIONS
         self.save_every = 1
         self.iteration = 0  # within the epoch
+        self.root = layout.root_of(Path(self.output_folder_base))
         self.log_book = TrainingLog(Path(self.output_folder))
+        self.ticker = Ticker()
+
+    # -- what is said
+
+    def print_to_log_file(self, *args: Any, add_timestamp: bool = True, **_: Any) -> None:
+        """What nnU-Net has to say goes to its log file alone: banner and plans, a page of them."""
+        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+
+    def tell(self, line: str) -> None:
+        """A line for whoever waits, and for the log."""
+        self.print_to_log_file(line)
+        if self.local_rank == 0:
+            self.ticker.end()
+            print(line, flush=True)
 
     # -- network, loss, optimiser
 
@@ -87,7 +105,6 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """
         there = self.plain_network().state_dict()
         self.plain_network().load_state_dict(adopted(start_tensors(start), there))
-        self.print_to_log_file(f"starts from {start}")
 
     def plain_network(self) -> torch.nn.Module:
         """The network without the wrappers of DDP and torch.compile."""
@@ -114,7 +131,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         )
         return supervised  # type: ignore[no-any-return]
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, "LearningRate"]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LearningRate]:
         """SGD with Nesterov momentum as in the paper, or AdamW, as the preset says."""
         parameters = self.network.parameters()
         if self.preset.optimiser == "adamw":
@@ -133,12 +150,13 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """The pseudo-labelled cases of a round of self-training; other stages have none."""
         if self.job["stage"] not in ROUNDS:
             return []
-        base = Path(self.preprocessed_dataset_folder_base)
-        return list(read_json(pseudo_cases_file(base, self.plans_manager.plans_name)))
+        return list(
+            read_json(layout.pseudo_cases_file(self.root, self.job["preset"], self.job["stage"]))
+        )
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """The fold's labelled cases, and for training alone the pseudo-labelled ones."""
-        labelled = read_cases(Path(self.preprocessed_dataset_folder_base)).keys()
+        labelled = read_cases(self.root).keys()
         train, val = ([n for n in names if n in labelled] for names in super().do_split())
         pseudo = self.pseudo_cases()
         assert not {*pseudo} & {*labelled}, "a labelled case among the pseudo-labelled"
@@ -147,13 +165,12 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """The fold's two data sets; also sets up the judge of the instance F1."""
         train, val = super().get_tr_and_val_datasets()
-        base = Path(self.preprocessed_dataset_folder_base)
-        cases = read_cases(base)
+        cases = read_cases(self.root)
         self.judge = Judge(
             self.dataset_class(
                 self.preprocessed_dataset_folder, pick_cases(val.identifiers, cases)
             ),
-            base.parents[1],
+            self.root,
             cases,
             self.dataset_json["encoding"],
             self.preset.tiling(mirror=False),
@@ -189,17 +206,34 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     # -- the loop
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's, whose processes leave Ctrl-C to this one."""
+        with deaf_children():
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
+
     def on_train_start(self) -> None:
-        """Say what will be done and how long it will take, before it is done."""
+        """Say what will be done and how long it will take, in three lines, before it is done."""
         super().on_train_start()
+        train, val = self.do_split()
+        start = self.job["start"] or "weights drawn at random"
+        self.tell(
+            f"{self.job['stage']}, fold {self.fold}: {len({*train})} images to learn from, "
+            f"{len(val)} to be judged by; starts from {start.format(fold=self.fold)}"
+        )
+        parameters = sum(p.numel() for p in self.plain_network().parameters())
+        self.tell(
+            f"{parameters / 1e6:.2f} M parameters, {self.batch_size} patches of {self.patch} px "
+            f"an iteration, {self.num_iterations_per_epoch} iterations an epoch, on {self.device}"
+        )
+        each = self.seconds_per_iteration()
         left = self.num_epochs - self.current_epoch
-        seconds = self.seconds_per_iteration() * self.num_iterations_per_epoch
-        end = f"{left} epochs, about {left * seconds / 3600:.1f} h"
+        seconds = left * self.num_iterations_per_epoch * each
         if self.hours:
-            end = f"until {self.hours} h are over, about {self.hours * 3600 / seconds:.0f} epochs"
-        self.print_to_log_file(
-            f"{self.job['stage']}, fold {self.fold}: epoch {self.current_epoch} on, "
-            f"{self.num_iterations_per_epoch} iterations of {self.batch_size} patches each; {end}"
+            seconds = max(0.0, self.hours * 3600 - self.elapsed())
+        self.tell(
+            f"{each:.2f} s an iteration: {told_seconds(seconds)} to go, "
+            f"about {seconds / each:.0f} iterations"
         )
 
     def seconds_per_iteration(self) -> float:
@@ -243,7 +277,10 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.lr_scheduler.step(self.current_epoch)
         self.iteration += 1
         with autocast(self.device):  # nnU-Net leaves it out on CPUs
-            return super().train_step(batch)  # type: ignore[no-any-return]
+            output: dict[str, Any] = super().train_step(batch)
+        if self.local_rank == 0:
+            self.ticker.tick(self.progress(), float(output["loss"]))
+        return output
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss alone: nnU-Net's counts of pixels, which a field's output has none of, are zero."""
@@ -254,6 +291,12 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         counts = dict.fromkeys(("tp_hard", "fp_hard", "fn_hard"), nothing)
         return {"loss": loss.cpu().numpy(), **counts}
 
+    def on_validation_epoch_end(self, outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's, whose pixel Dice of no pixels is nothing to warn of."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            super().on_validation_epoch_end(outputs)
+
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Close the epoch's count of iterations."""
         super().on_train_epoch_end(train_outputs)
@@ -261,13 +304,14 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def on_epoch_end(self) -> None:
         """Log, judge, keep a checkpoint, and end when the time is over."""
-        time_is_up = self.hours is not None and self.progress() >= 1
         if self.local_rank == 0:
-            self.note_epoch(last=time_is_up or self.current_epoch == self.num_epochs - 1)
+            self.note_epoch(last=self.time_is_up() or self.current_epoch == self.num_epochs - 1)
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
-        if time_is_up:
-            raise TimeIsUp
+
+    def time_is_up(self) -> bool:
+        """Whether the hours given to the training are over."""
+        return self.hours is not None and self.elapsed() >= self.hours * 3600
 
     def note_epoch(self, last: bool) -> None:
         """Note the epoch's figures; every few epochs the instance F1, by which the best
@@ -284,7 +328,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         }
         if self.log_book.add(figures):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
-        self.print_to_log_file(json.dumps({k: round(float(v), 5) for k, v in figures.items()}))
+        self.tell(epoch_line(figures))
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint in one step: an interruption leaves the one before it whole."""
@@ -305,40 +349,25 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return scores
 
     def run_training(self) -> None:
-        """nnU-Net's loop, which the clock may end."""
-        try:
-            super().run_training()
-        except TimeIsUp:
-            self.on_train_end()
+        """nnU-Net's loop, which the clock may end, within an epoch too."""
+        self.on_train_start()
+        while self.current_epoch < self.num_epochs and not self.time_is_up():
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            self.on_train_epoch_end([self.train_step(batch) for batch in self.epoch_batches()])
+            with torch.no_grad():
+                self.on_validation_epoch_start()
+                outputs = [
+                    self.validation_step(next(self.dataloader_val))
+                    for _ in range(self.num_val_iterations_per_epoch)
+                ]
+                self.on_validation_epoch_end(outputs)
+            self.on_epoch_end()
+        self.on_train_end()
 
-
-class TimeIsUp(Exception):
-    """The hours given to a training are over: no error, it leaves nnU-Net's loop over epochs."""
-
-
-class LearningRate:
-    """Sets the learning rate; what nnU-Net calls `lr_scheduler` and steps with every epoch."""
-
-    def __init__(self, trainer: nnUNetTrainerReUNet) -> None:
-        self.trainer = trainer
-
-    def step(self, epoch: int) -> None:
-        """Set the learning rate of `epoch`, counted from 0, or of the present moment in it."""
-        schedule = self.trainer.schedule
-        if schedule.halve_every:
-            factor = halving(epoch, schedule.halve_every)
-        else:
-            factor = warm_cosine(self.trainer.progress())
-        for group in self.trainer.optimizer.param_groups:
-            group["lr"] = schedule.first_lr * factor
-
-
-def halving(epoch: int, every: int) -> float:
-    """Factor of the first learning rate: 1 in epochs 0..every-1, then ½, then ¼ … (table 3)."""
-    return float(0.5 ** (epoch // every))
-
-
-def warm_cosine(progress: float) -> float:
-    """Factor of the first learning rate: a linear rise over `WARM_UP`, then a cosine to 0."""
-    rise = min(1.0, (progress + 0.2 * WARM_UP) / WARM_UP)
-    return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    def epoch_batches(self) -> Iterator[dict[str, Any]]:
+        """The batches of an epoch, one at least; no more once the time is up."""
+        for n in range(self.num_iterations_per_epoch):
+            if n and self.time_is_up():
+                return
+            yield next(self.dataloader_train)

@@ -18,15 +18,8 @@ from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.io.images import read_label
 from reunet.metric import score_pair
-from reunet.training.data.dataset import (
-    CONFIGURATION,
-    DATASET,
-    Cases,
-    instances_file,
-    plans_name,
-    read_cases,
-    read_json,
-)
+from reunet.training import layout
+from reunet.training.data.dataset import Cases, cases_folder, read_cases, read_json
 from reunet.training.fit.device import as_network
 from reunet.training.presets import PRESETS
 
@@ -59,7 +52,7 @@ class Judge:
         scores: dict[str, list[float]] = defaultdict(list)
         for name in self.dataset.identifiers:
             data, _, _, properties = self.dataset.load_case(name)
-            truth = read_label(instances_file(self.root, name))
+            truth = read_label(layout.instances_file(self.root, name))
             content = np.ascontiguousarray(np.asarray(data[:])[:, 0])  # (3, h, w)
             logits = predict_scaled(content, Average([network]), self.tiling)
             rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
@@ -82,16 +75,15 @@ def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -
 
     if fold == "all":
         return None
-    base, chosen = root / "preprocessed" / DATASET, PRESETS[preset]
-    planned = read_json(base / f"{plans_name(preset)}.json")["configurations"][CONFIGURATION]
-    cases = read_cases(base)
-    names = pick_cases(read_json(base / "splits_final.json")[int(fold)]["val"], cases, MOST_OF_FOLD)
+    cases = read_cases(root)
+    validated = read_json(layout.folds_file(root))[int(fold)]["val"]
+    names = pick_cases(validated, cases, MOST_OF_FOLD)
     judge = Judge(
-        nnUNetDatasetBlosc2(str(base / planned["data_identifier"]), names),
+        nnUNetDatasetBlosc2(str(cases_folder(root, preset)), names),
         root,
         cases,
-        read_json(base / "dataset.json")["encoding"],
-        chosen.tiling(mirror=False),
+        read_json(layout.description(root))["encoding"],
+        PRESETS[preset].tiling(mirror=False),
     )
     network = as_network(load_network(checkpoint, preset), torch.device(device))
     return round(judge.instance_f1(network)["mean of modalities"], 4)

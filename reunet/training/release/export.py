@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import torch
 
 from reunet.inference.tiles import STEP, WIDE_STEP
 from reunet.instances.decode import MIN_SEED, RING_OUTSIDE
-from reunet.network.bundle import save_bundle
+from reunet.network.architecture import Architecture
+from reunet.network.bundle import CARD, SIZE, Bundle, load_tensors, open_bundle, save_bundle
 from reunet.options import SMALLEST_CELL
-from reunet.training.fit.jobs import BEST, FINAL, LATEST
+from reunet.training import layout
 from reunet.training.fit.start import start_tensors
 from reunet.training.presets import PRESETS, Preset
 from reunet.training.release.history import (
     commands,
     history,
+    lineage,
     load_checkpoint,
     pseudo_labelled,
+    start_of,
     summary,
     unique_tensors,
 )
@@ -30,21 +34,32 @@ PERMISSIVE = (
     "BSD-3-Clause (repository); images CC0",
 )  # fmt: skip
 
+OWN = "the trainer's own images"
+
 
 def export(
-    folders: Sequence[Path], preset: str, bundle: Path, best: bool, meta: Path | None
+    folders: Sequence[Path],
+    preset: str,
+    bundle: Path,
+    best: bool,
+    meta: Path | None,
+    size_of: Bundle | None = None,
+    own: Sequence[dict[str, Any]] = (),
 ) -> tuple[str, ...]:
     """Write trained folds as a bundle.
 
-    folders: results of stages (`jobs.results_folder`), all of one encoding, whose folds go
+    folders: results of stages (`layout.results_folder`), all of one encoding, whose folds go
     together. best: the checkpoint of the best instance F1 instead of the last. meta: a `meta.csv`
-    of the training data, for the card's sources and licences. A fold that is still in training
-    counts with its latest state. Returns the names of the folds. Raises FileNotFoundError for a
-    folder without any, ValueError for folders that do not go together and for another meta.csv.
+    of the training data, for the card's sources and licences; own: more entries of such sources.
+    A fold that is still in training counts with its latest state. A bundle that the folds started
+    from hands down its stages, its training data and, where none was trained below the same root,
+    its size network; size_of: another bundle to take that from. Returns the names of the
+    folds. Raises FileNotFoundError for a folder without any, ValueError for folders that do not
+    go together and for another meta.csv.
     """
     checkpoints: dict[str, Path] = {}
     for folder in folders:
-        found = _checkpoints(folder, (BEST,) if best else (FINAL, LATEST))
+        found = _checkpoints(folder, (layout.BEST,) if best else (layout.FINAL, layout.LATEST))
         if twice := sorted(found.keys() & checkpoints.keys()):
             raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
         checkpoints |= found
@@ -52,9 +67,14 @@ def export(
     if any(other["encoding"] != dataset_json["encoding"] for other in others):
         raise ValueError(f"{folders[0]}: its encoding is not that of all: export them apart")
     chosen = PRESETS[preset]
-    size = _size_network(folders[0], chosen)
-    learnt = _sources(meta, dataset_json["cases"]) if meta else []
+    parent = started_bundle(checkpoints.values())
+    size = _size_network(folders[0], chosen, [size_of, parent])
+    learnt = _sources(meta, dataset_json["cases"]) if meta else [*own]
     sources = [*learnt, *pseudo_sources(checkpoints.values(), meta)]
+    earlier = parent.about.get("training_data", []) if parent else []
+    known = sources if meta or own else []
+    if parent:
+        known = merged(earlier, sources) if earlier and known else []
     trained = [stage for path in checkpoints.values() for stage in history(path)]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
@@ -72,11 +92,11 @@ def export(
         "step": WIDE_STEP if chosen.diameter else STEP,
         **({"diameter": chosen.diameter} if chosen.diameter else {}),
         "smallest": chosen.patch,
-        "stages": summary(trained),
+        "stages": [*(parent.about.get("stages", []) if parent else []), *summary(trained)],
         **({"size_network": size[1]} if size else {}),
-        "training_data": sources,
+        "training_data": merged(earlier, sources),
         "training_command": [prepare, *commands(trained)],
-        "use": permitted_use(sources if meta else []),
+        "use": permitted_use(known),
     }
     folds = {
         fold: unique_tensors(load_checkpoint(path)["network_weights"])
@@ -86,10 +106,40 @@ def export(
     return tuple(folds)
 
 
-def _size_network(folder: Path, preset: Preset) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Tensors of the size network trained below the same root, and what the card says of it."""
-    path = folder.parents[1] / "size" / "size.pth"
-    if not preset.diameter or not path.exists():
+def started_bundle(checkpoints: Iterable[Path]) -> Bundle | None:
+    """The bundle that the first stage of the first fold started from, if it still lies there."""
+    start = start_of(lineage(next(iter(checkpoints)))[0])
+    if start and start.suffix != ".pth" and (start.parent / CARD).exists():
+        return open_bundle(start.parent)
+    return None
+
+
+def same_network(one: Architecture, other: Architecture) -> bool:
+    """Whether weights fit, but for a distance field that one of them may lack."""
+    return replace(one, field=other.field, dropout=other.dropout) == other
+
+
+def merged(earlier: list[dict[str, Any]], later: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sources of training data, each once: what is said of one later counts."""
+    found = {(s["source"], s["modality"], s.get("labels")): s for s in (*earlier, *later)}
+    return [found[key] for key in found]
+
+
+def _size_network(
+    folder: Path, preset: Preset, donors: Sequence[Bundle | None]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Tensors of the size network, and what the card says of it.
+
+    That trained below the same root, or else of the first of the bundles that has one for the
+    preset's architecture.
+    """
+    path = layout.size_file(layout.root_of(folder))
+    if not preset.diameter:
+        return None
+    if not path.exists():
+        for donor in donors:
+            if donor and donor.has_size and same_network(donor.architecture, preset.architecture):
+                return load_tensors(donor, SIZE), dict(donor.about.get("size_network", {}))
         return None
     state = torch.load(path, weights_only=True)
     about = {"iterations": state["iteration"], "hours": round(state["seconds"] / 3600, 2)}
@@ -112,7 +162,7 @@ def permitted_use(sources: list[dict[str, Any]]) -> str:
     """What the licences of the training data leave open, for the card."""
     if not sources:
         return "unknown: the card does not name the training data"
-    closed = [s["source"] for s in sources if s["licence"] not in PERMISSIVE]
+    closed = [s["source"] for s in sources if s["licence"] not in (*PERMISSIVE, OWN)]
     if not closed:
         return "free: all training data are permissively licensed"
     return f"research only: not permissively licensed are {', '.join(closed)}"

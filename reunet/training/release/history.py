@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from reunet.training.data.dataset import DATASET, pseudo_cases_file, read_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_json
 from reunet.training.fit.log import F1, TrainingLog
 from reunet.training.presets import PRESETS, ROUNDS
-from reunet.training.selftrain.pseudo import row_path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -48,14 +48,15 @@ def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def read_job(checkpoint: Path) -> dict[str, Any]:
     """The job that a checkpoint is of: the fields of `jobs.Job`, and what its round notes."""
-    job: dict[str, Any] = read_json(checkpoint.parents[1] / "plans.json").get("reunet", {})
-    note = checkpoint.parents[4] / "rounds" / job.get("stage", "") / "about.json"
+    place = layout.trained(checkpoint)
+    job: dict[str, Any] = read_json(place.plans).get("reunet", {})
+    note = layout.about_round(place.root, job.get("stage", ""))
     return {**read_json(note), **job} if note.exists() else job
 
 
 def fold_of(checkpoint: Path) -> str:
     """The fold that a checkpoint is of."""
-    return checkpoint.parent.name.removeprefix("fold_")
+    return layout.trained(checkpoint).fold
 
 
 def start_of(checkpoint: Path) -> Path | None:
@@ -110,7 +111,7 @@ def summary(trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_stage: dict[tuple[str, Path], dict[Path, dict[str, Any]]] = defaultdict(dict)
     for stage in trained:
         path = stage["checkpoint"].resolve()  # folds may share a start
-        by_stage[stage["name"], path.parents[4]][path] = stage
+        by_stage[stage["name"], layout.trained(path).root][path] = stage
     return [summary_of(name, [*entries.values()]) for (name, _), entries in by_stage.items()]
 
 
@@ -140,7 +141,7 @@ def started_from(entries: list[dict[str, Any]]) -> str:
         return "weights drawn at random (He-normal)"
     if bundles := sorted(f"{s.parent.name}/{s.name}" for s in starts if s.suffix != ".pth"):
         return f"the bundle's {', '.join(bundles)}"
-    known = [start for start in starts if (start.parents[1] / "plans.json").exists()]
+    known = [start for start in starts if layout.trained(start).plans.exists()]
     stages = {read_job(start).get("stage", "baseline") for start in known}
     folds = sorted(fold_of(start) for start in starts)
     return f"{' or '.join(sorted(stages)) or 'another training'}, fold {', '.join(folds)}"
@@ -174,9 +175,9 @@ def pseudo_labelled(checkpoint: Path) -> list[dict[str, Any]]:
     """Rows of the tables of the pseudo-labelled images that a checkpoint has learnt from."""
     rows = []
     for path in lineage(checkpoint):
-        stage, root = read_job(path).get("stage"), path.parents[4]
-        plans = read_json(path.parents[1] / "plans.json")["plans_name"]
-        if stage in ROUNDS:
-            cases = read_json(pseudo_cases_file(root / "preprocessed" / DATASET, plans))
-            rows += [read_json(row_path(root / "rounds" / stage, case)) for case in cases]
+        job, root = read_job(path), layout.trained(path).root
+        if (stage := job.get("stage")) in ROUNDS:
+            cases = read_json(layout.pseudo_cases_file(root, job["preset"], stage))
+            folder = layout.round_folder(root, stage)
+            rows += [read_json(layout.row_file(folder, case)) for case in cases]
     return rows

@@ -13,7 +13,8 @@ import torch
 from reunet.errors import ImageError
 from reunet.inference.tiles import FLIPS, Tiling, tile_starts
 from reunet.io.images import list_images, read_image
-from reunet.training.data.dataset import CONFIGURATION, DATASET, plans_name, read_json
+from reunet.training import layout
+from reunet.training.data.dataset import cases_folder, read_json
 from reunet.training.fit.device import as_network
 from reunet.training.presets import PRESETS
 from reunet.training.selftrain.rounds import ENDS, SelfTraining
@@ -64,11 +65,9 @@ def bytes_per_pixel(plan: SelfTraining) -> tuple[float, float]:
     """Disk that a pixel of an image takes, and one of its label, by the labelled cases' files."""
     import blosc2
 
-    base = plan.root / "preprocessed" / DATASET
-    planned = read_json(base / f"{plans_name(plan.preset)}.json")["configurations"][CONFIGURATION]
-    folder = base / planned["data_identifier"]
+    folder = cases_folder(plan.root, plan.preset)
     image = label = pixels = 0
-    for case in islice(read_json(base / "cases.json"), SAMPLED):
+    for case in islice(read_json(layout.cases_file(plan.root)), SAMPLED):
         sizes = [(folder / f"{case}{ending}").stat().st_size for ending in ENDS]
         image, label = image + sizes[0], label + sizes[1] + sizes[2]
         pixels += math.prod(blosc2.open(str(folder / f"{case}.b2nd"), mode="r").shape[-2:])

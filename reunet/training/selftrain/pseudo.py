@@ -12,14 +12,16 @@ from reunet.inference.normalise import normalise_channels
 from reunet.instances.decode import decode
 from reunet.instances.encode import BOUNDARY, INTERIOR, inner_boundary
 from reunet.instances.weight_map import weight_map
-from reunet.io.images import read_image, read_label
+from reunet.io.images import read_image
 from reunet.io.labels import label_path, write_label, write_png
 from reunet.metric import score_pair
-from reunet.training.data.dataset import find_label, read_json, with_maps, write_blosc, write_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_json, with_maps, write_blosc, write_json
 from reunet.training.data.field import distance_field
+from reunet.training.data.labels import find_label, read_instances
 from reunet.training.fit.loss import IGNORE
 from reunet.training.presets import PRESETS
-from reunet.training.selftrain.unlabelled import UnlabelledImage, store_folder
+from reunet.training.selftrain.unlabelled import UnlabelledImage
 
 LEAST_KEPT = 0.5  # share of confident pixels under which an image is rejected
 MOST_CELLS = 5000  # a megapixel: the densest labelled image has 2836, noise decodes to 10 000
@@ -51,14 +53,9 @@ class Labelling:
     truth: Path | None
 
 
-def row_path(folder: Path, case: str) -> Path:
-    """Where an image's row of the round's table lies; it says that the image is done."""
-    return folder / "rows" / f"{case}.json"
-
-
 def is_labelled(folder: Path, image: UnlabelledImage) -> bool:
     """Whether a round has done an image, and this very one."""
-    row = row_path(folder, image.case)
+    row = layout.row_file(folder, image.case)
     return row.exists() and read_json(row)["digest"] == image.digest
 
 
@@ -75,14 +72,16 @@ def label_images(how: Labelling, images: list[UnlabelledImage]) -> None:
     networks = [as_network(load_network(p, how.preset), device) for p in how.teacher.values()]
     tiling = preset.tiling(how.tta)
     for image in images:
-        content = blosc2.open(str(store_folder(how.root) / f"{image.case}.b2nd"), mode="r")
+        content = blosc2.open(
+            str(layout.unlabelled_folder(how.root) / f"{image.case}.b2nd"), mode="r"
+        )
         try:
             classes, confidence = soft_classes(content, networks, tiling)
             row = store_label(how, image, classes, confidence)
         except MemoryError:
             row = {"rejected": "too large for the memory"}
         about = {"image": image.name, **asdict(image)}
-        write_json(row_path(how.folder, image.case), about | row)
+        write_json(layout.row_file(how.folder, image.case), about | row)
 
 
 def store_label(
@@ -93,7 +92,7 @@ def store_label(
     classes: (h, w) uint8, confidence: (h, w) float16, of the content box. Returns the image's row
     of the table. A rejected image leaves no case.
     """
-    with (store_folder(how.root) / f"{image.case}.pkl").open("rb") as file:
+    with (layout.unlabelled_folder(how.root) / f"{image.case}.pkl").open("rb") as file:
         about = pickle.load(file)
     box = tuple(slice(*edges) for edges in about["bbox_used_for_cropping"][1:])
     whole = np.zeros((image.height, image.width), np.uint8)
@@ -160,7 +159,7 @@ def truth_f1(how: Labelling, image: UnlabelledImage, instances: np.ndarray) -> f
     if how.truth is None:
         return None
     try:
-        truth = read_label(find_label(how.truth, how.images / image.name))
+        truth = read_instances(find_label(how.truth, how.images / image.name))
         return round(score_pair(truth, instances).f1, 4)
     except ValueError:  # none, or none of this image: the figure is an extra
         return None

@@ -14,23 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from reunet.training.data.dataset import (
-    CONFIGURATION,
-    DATASET,
-    plans_name,
-    pseudo_cases_file,
-    read_json,
-    round_folder,
-    use_folder,
-    write_json,
-)
+from reunet.training import layout
+from reunet.training.data.dataset import cases_folder, read_json, write_json
 from reunet.training.fit import jobs
 from reunet.training.fit.validate import fold_f1
 from reunet.training.presets import EARLY_STOP, PRESETS, REJECT, ROUNDS, THRESHOLD
 from reunet.training.selftrain.parallel import run_each
-from reunet.training.selftrain.pseudo import Labelling, is_labelled, label_images, row_path
+from reunet.training.selftrain.pseudo import Labelling, is_labelled, label_images
 from reunet.training.selftrain.teacher import find_teacher
-from reunet.training.selftrain.unlabelled import UnlabelledImage, store_folder, store_images
+from reunet.training.selftrain.unlabelled import UnlabelledImage, store_images
 
 F1_EVERY = 20  # epochs: in a round hardly more than the look at the end
 COLUMNS = ("image", "case", "cells", "mean_confidence", "kept_share", "f1", "rejected")
@@ -78,7 +70,7 @@ def self_train(plan: SelfTraining, say: Say = print) -> None:
     done, OSError where nothing can be written and RuntimeError for a failed training, each in one
     line. What was finished before stays.
     """
-    use_folder(plan.root)
+    layout.use_folder(plan.root)
     job = jobs.Job(plan.preset, hours=plan.hours, patch=plan.patch)
     for fold in plan.folds:
         jobs.check(plan.root, job, fold, plan.num_gpus, plan.device)
@@ -95,7 +87,7 @@ def self_train(plan: SelfTraining, say: Say = print) -> None:
         if plan.early_stop and not done["helped"]:
             say(f"{stage}: no better than its teacher, which stays the best: no more rounds")
             return
-        start = str(jobs.results_folder(plan.root, plan.preset, stage) / "fold_{fold}" / jobs.FINAL)
+        start = str(layout.checkpoint(plan.root, plan.preset, stage))
 
 
 def run_round(
@@ -107,14 +99,13 @@ def run_round(
     say: Say,
 ) -> dict[str, Any]:
     """One round. start: the teacher's checkpoints. Returns what its marker says."""
-    folder = plan.root / "rounds" / stage
-    begin(plan, folder, start)
-    marker = folder / "complete.json"
+    folder = layout.round_folder(plan.root, stage)
+    begin(plan, stage, start)
+    marker = layout.round_marker(plan.root, stage)
     if marker.exists():
         say(f"{stage}: complete already")
         return dict(read_json(marker))
-    base = plan.root / "preprocessed" / DATASET
-    chosen = pseudo_cases_file(base, plans_name(plan.preset, stage))
+    chosen = layout.pseudo_cases_file(plan.root, plan.preset, stage)
     if not chosen.exists():  # from here on the round's cases stay the same
         rows = label_all(plan, stage, start, images, say)
         write_table(folder / "pseudo.csv", rows, left_out)
@@ -130,7 +121,7 @@ def run_round(
     return finish(plan, stage, start, images, say)
 
 
-def begin(plan: SelfTraining, folder: Path, start: str) -> None:
+def begin(plan: SelfTraining, stage: str, start: str) -> None:
     """Note what a round is made with. Raises ValueError where it was begun with something else."""
     teacher = find_teacher(plan.root, plan.preset, plan.folds, start)
     about = {
@@ -140,7 +131,7 @@ def begin(plan: SelfTraining, folder: Path, start: str) -> None:
         "share": plan.share,
         "teacher": {fold: path.stat().st_mtime_ns for fold, path in teacher.items()},
     }
-    note = folder / "about.json"
+    folder, note = layout.round_folder(plan.root, stage), layout.about_round(plan.root, stage)
     if note.exists() and (there := read_json(note)) != about:
         differing = ", ".join(name for name in about if there.get(name) != about[name])
         raise ValueError(
@@ -156,14 +147,14 @@ def label_all(
     plan: SelfTraining, stage: str, start: str, images: list[UnlabelledImage], say: Say
 ) -> list[dict[str, Any]]:
     """Let the teacher label the images that it has not labelled yet. Returns the table's rows."""
-    folder, base = plan.root / "rounds" / stage, plan.root / "preprocessed" / DATASET
+    folder = layout.round_folder(plan.root, stage)
     how = Labelling(
         root=plan.root,
         preset=plan.preset,
-        encoding=read_json(base / "dataset.json")["encoding"],
+        encoding=read_json(layout.description(plan.root))["encoding"],
         images=plan.unlabelled,
         folder=folder,
-        target=round_folder(base, plans_name(plan.preset, stage)),
+        target=layout.round_cases(plan.root, plan.preset, stage),
         teacher=find_teacher(plan.root, plan.preset, plan.folds, start),
         device=plan.device,
         threshold=plan.threshold,
@@ -177,7 +168,7 @@ def label_all(
     left.sort(key=lambda image: image.height * image.width, reverse=True)
     shares = {f"label_{n}": (how, left[n :: plan.jobs]) for n in range(min(plan.jobs, len(left)))}
     run_each(label_images, shares, plan.jobs, folder / "logs")
-    return [read_json(row_path(folder, image.case)) for image in images]
+    return [read_json(layout.row_file(folder, image.case)) for image in images]
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], left_out: dict[str, str]) -> None:
@@ -198,12 +189,11 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]
 
 def link_cases(plan: SelfTraining, stage: str, accepted: list[str]) -> None:
     """Lay the labelled cases, and the images of the pseudo-labelled, into the round's folder."""
-    base = plan.root / "preprocessed" / DATASET
-    planned = read_json(base / f"{plans_name(plan.preset)}.json")["configurations"][CONFIGURATION]
-    labelled, store = base / planned["data_identifier"], store_folder(plan.root)
-    files = [labelled / f"{c}{end}" for c in read_json(base / "cases.json") for end in ENDS]
+    labelled, store = cases_folder(plan.root, plan.preset), layout.unlabelled_folder(plan.root)
+    cases = read_json(layout.cases_file(plan.root))
+    files = [labelled / f"{case}{end}" for case in cases for end in ENDS]
     files += [store / f"{case}.b2nd" for case in accepted]
-    folder = round_folder(base, plans_name(plan.preset, stage))
+    folder = layout.round_cases(plan.root, plan.preset, stage)
     for file in files:
         link = folder / file.name
         link.unlink(missing_ok=True)
@@ -212,10 +202,10 @@ def link_cases(plan: SelfTraining, stage: str, accepted: list[str]) -> None:
 
 def student_job(plan: SelfTraining, stage: str, start: str, chosen: Path) -> jobs.Job:
     """The training of a round's students; fold k starts from the teacher's fold k."""
-    folder = plan.root / "rounds" / stage
+    folder = layout.round_folder(plan.root, stage)
     digest = hashlib.sha256()
     for case in read_json(chosen):
-        digest.update(row_path(folder, case).read_bytes())
+        digest.update(layout.row_file(folder, case).read_bytes())
     return jobs.Job(
         plan.preset,
         stage,
@@ -240,8 +230,8 @@ def finish(
     plan: SelfTraining, stage: str, start: str, images: list[UnlabelledImage], say: Say
 ) -> dict[str, Any]:
     """Compare students and teacher on the validation folds and mark the round complete."""
-    folder = plan.root / "rounds" / stage
-    student = jobs.results_folder(plan.root, plan.preset, stage) / "fold_{fold}" / jobs.FINAL
+    folder = layout.round_folder(plan.root, stage)
+    student = layout.checkpoint(plan.root, plan.preset, stage)
     judged = {"teacher": judge(plan, folder, start), "student": judge(plan, folder, str(student))}
     rows = [
         {"fold": fold, **{f"{who}_f1": f1[fold] for who, f1 in judged.items()}}
@@ -251,12 +241,10 @@ def finish(
     means = {f"{who}_f1": mean_f1(f1) for who, f1 in judged.items()}
     before, after = means["teacher_f1"], means["student_f1"]
     helped = before is None or after is None or after > before
-    labels = read_json(
-        pseudo_cases_file(plan.root / "preprocessed" / DATASET, plans_name(plan.preset, stage))
-    )
+    labels = read_json(layout.pseudo_cases_file(plan.root, plan.preset, stage))
     used = [asdict(image) for image in images if image.case in set(labels)]
     done = {"stage": stage, "preset": plan.preset, **means, "helped": helped, "images": used}
-    write_json(folder / "complete.json", done)
+    write_json(layout.round_marker(plan.root, stage), done)
     say(f"{stage}: F1 on the validation folds {after}, its teacher's {before}")
     return done
 
@@ -269,7 +257,7 @@ def mean_f1(f1: dict[str, float | None]) -> float | None:
 
 def judge(plan: SelfTraining, folder: Path, checkpoints: str) -> dict[str, float | None]:
     """F1 of each fold's own validation part, kept over the rounds beside the checkpoints' names."""
-    record = plan.root / "rounds" / "f1.json"
+    record = layout.f1_record(plan.root)
     known = read_json(record) if record.exists() else {}
     paths = {str(fold): Path(checkpoints.format(fold=fold)) for fold in plan.folds}
     keys = {fold: f"{path.resolve()} {path.stat().st_mtime_ns}" for fold, path in paths.items()}

@@ -11,7 +11,8 @@ from reunet.inference.ensemble import Average, Network
 from reunet.inference.sliding_window import predict_scaled
 from reunet.inference.tiles import Tiling
 from reunet.network.unet import UNet
-from reunet.training.data.dataset import DATASET, read_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_json
 from reunet.training.presets import PRESETS
 from reunet.training.release.history import load_checkpoint, unique_tensors
 
@@ -30,14 +31,14 @@ def find_teacher(
     for path in checkpoints.values():
         if not path.exists():
             raise FileNotFoundError(f"{path}: train that stage first, all folds to the end")
-        check_teacher(path, read_json(root / "preprocessed" / DATASET / "dataset.json"), preset)
+        check_teacher(path, read_json(layout.description(root)), preset)
     return checkpoints
 
 
 def check_teacher(checkpoint: Path, data: dict[str, Any], preset: str) -> None:
     """Raises ValueError where a checkpoint does not fit a data set (its dataset.json)."""
-    learnt = read_json(checkpoint.parents[1] / "dataset.json")
-    job = read_json(checkpoint.parents[1] / "plans.json").get("reunet", {})
+    place = layout.trained(checkpoint)
+    learnt, job = read_json(place.data), read_json(place.plans).get("reunet", {})
     pairs = {
         "classes": (learnt["labels"], data["labels"]),
         "encoding": (learnt.get("encoding"), data["encoding"]),

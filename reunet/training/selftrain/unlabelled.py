@@ -20,7 +20,8 @@ from reunet.inference.tiles import content_box
 from reunet.io.collection import case_names
 from reunet.io.images import ENDINGS, list_images, read_image
 from reunet.metric import read_meta
-from reunet.training.data.dataset import DATASET, SUFFIX, read_json, write_blosc, write_json
+from reunet.training import layout
+from reunet.training.data.dataset import read_json, write_blosc, write_json
 
 PREFIX = "pseudo_"  # of the cases' names: never that of a labelled case
 
@@ -40,11 +41,6 @@ class UnlabelledImage:
     source: str
 
 
-def store_folder(root: Path) -> Path:
-    """Where the cases lie: image and properties, as nnU-Net would have preprocessed them."""
-    return root / "preprocessed" / DATASET / "unlabelled"
-
-
 def store_images(
     folder: Path, root: Path, patch: int, others: Iterable[Path] = ()
 ) -> tuple[list[UnlabelledImage], dict[str, str]]:
@@ -57,12 +53,12 @@ def store_images(
     paths = list_images(folder)
     if not paths:
         raise ValueError(f"{folder}: holds no images ({' '.join(ENDINGS)}): name another folder")
-    store, record = store_folder(root), root / "rounds" / "unlabelled.json"
+    store, record = layout.unlabelled_folder(root), layout.unlabelled_record(root)
     store.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     known = {e["name"]: UnlabelledImage(**e) for e in read_json(record)} if record.exists() else {}
     meta, labelled = read_meta(folder), labelled_digests(root, others)
-    cases, digests = set(read_json(root / "preprocessed" / DATASET / "cases.json")), labelled.copy()
+    cases, digests = set(read_json(layout.cases_file(root))), labelled.copy()
     images, left_out = [], {}
     for path, name in case_names(paths).items():
         case = PREFIX + name
@@ -161,14 +157,13 @@ def pixel_digest(pixels: np.ndarray) -> str:
 def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
     """The labelled cases of a root by their digest, which is kept: reading them takes minutes;
     and the images of other folders by theirs."""
-    raw = root / "raw" / DATASET
-    versions = read_json(raw / "dataset.json")["cases"]
-    record = root / "rounds" / "labelled.json"
+    versions = read_json(layout.raw_description(root))["cases"]
+    record = layout.digests_record(root)
     known = read_json(record) if record.exists() else {}
     digests = {}
     for case, version in versions.items():
         if known.get(case, [None])[0] != version:
-            files = [raw / "imagesTr" / f"{case}_{channel:04d}{SUFFIX}" for channel in range(3)]
+            files = [layout.channel_file(root, case, channel) for channel in range(3)]
             channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files]
             known[case] = [version, pixel_digest(np.stack(channels, axis=-1))]
         digests[known[case][1]] = case
