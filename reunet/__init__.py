@@ -8,26 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reunet.errors import DeviceError as DeviceError
     from reunet.errors import ImageError as ImageError
+    from reunet.errors import ReUNetError as ReUNetError
     from reunet.errors import ReUNetWarning as ReUNetWarning
     from reunet.errors import WeightsError as WeightsError
+    from reunet.folder import Progress as Progress
+    from reunet.folder import Segmented as Segmented
+    from reunet.folder import segment_folder as segment_folder
     from reunet.model import Model as Model
     from reunet.model import load_model as load_model
     from reunet.options import Options as Options
     from reunet.pipeline import Result as Result
     from reunet.pipeline import predict as predict
     from reunet.pipeline import segment as segment
+    from reunet.stacks import predict_many as predict_many
 
 __all__ = [
+    "DeviceError",
     "ImageError",
     "Model",
     "Options",
+    "Progress",
+    "ReUNetError",
     "ReUNetWarning",
     "Result",
+    "Segmented",
     "WeightsError",
     "load_model",
     "predict",
+    "predict_many",
     "segment",
+    "segment_folder",
 ]
 
 
@@ -37,15 +49,23 @@ def __getattr__(name: str) -> Any:
         from importlib import metadata  # takes longer than all of this file
 
         return metadata.version("reunet")
-    if name in ("ImageError", "ReUNetWarning", "WeightsError"):
-        return getattr(import_module("reunet.errors"), name)
-    if name == "Options":
-        return import_module("reunet.options").Options
-    if name in ("Model", "load_model"):
-        return getattr(import_module("reunet.model"), name)
-    if name in __all__:
-        return getattr(import_module("reunet.pipeline"), name)
-    raise AttributeError(f"module 'reunet' has no attribute {name!r}")
+    home: Any = None  # named in full, so that nothing else can be imported
+    match name:
+        case "DeviceError" | "ImageError" | "ReUNetError" | "ReUNetWarning" | "WeightsError":
+            home = import_module("reunet.errors")
+        case "Progress" | "Segmented" | "segment_folder":
+            home = import_module("reunet.folder")
+        case "Model" | "load_model":
+            home = import_module("reunet.model")
+        case "Options":
+            home = import_module("reunet.options")
+        case "Result" | "predict" | "segment":
+            home = import_module("reunet.pipeline")
+        case "predict_many":
+            home = import_module("reunet.stacks")
+        case _:
+            raise AttributeError(f"module 'reunet' has no attribute {name!r}")
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -4,11 +4,19 @@ import warnings
 from pathlib import Path
 
 
-class ImageError(ValueError):
+class ReUNetError(ValueError):
+    """What is wrong with a file, a bundle or a device; one line that also tells the way out."""
+
+
+class ImageError(ReUNetError):
     """A file that cannot be used. The message is one line: file, cause, way out."""
 
 
-class WeightsError(ValueError):
+class DeviceError(ReUNetError):
+    """A device that this machine lacks, or that fails. One line with the way out."""
+
+
+class WeightsError(ReUNetError):
     """A bundle that cannot be used. One line: the file, what is wrong with it, and the way out."""
 
 

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from reunet.errors import WeightsError, message_of, warn
+from reunet.errors import DeviceError, WeightsError, message_of, warn
 from reunet.inference.ensemble import Ensemble, Network
 from reunet.inference.second_pass import few_tiles
 from reunet.inference.size import SizeNetwork
 from reunet.inference.tiles import Tiling
 from reunet.network.bundle import Bundle, choose_folds, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
+from reunet.network.shipped import shipped_folder
 from reunet.options import DEVICES, Options
 
 DEFAULT_BUNDLE, GPU_BUNDLE = "compact", "paper"
@@ -22,7 +24,11 @@ DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux, Windows' Linux, A
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle's networks on their device."""
+    """A bundle's networks on their device.
+
+    Threads may share it. It is pickled as its bundle's folder and hashes, device and folds, and the
+    networks are loaded anew where it arrives (`received`).
+    """
 
     bundle: Bundle
     networks: tuple[Network, ...]  # one a fold; each is loaded when it is first called
@@ -50,6 +56,16 @@ class Model:
         groups = [(fold,) for fold in self.networks] if vote else [self.networks]
         return [ensemble_of(group) for group in groups]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What `received` makes a model of again."""
+        folder = str(self.bundle.folder.resolve())
+        return received, (folder, self.bundle.about["sha256"], self.device, self.folds)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What Dask tells tasks apart by: networks of the same origin are the same."""
+        args: tuple[Any, ...] = self.__reduce__()[1]
+        return args
+
     def first(self, count: int) -> "Model":
         """The model of the first `count` folds."""
         return replace(self, networks=self.networks[:count], folds=self.folds[:count])
@@ -63,7 +79,7 @@ def load_model(
     weights: folder of a bundle (None: the one that comes with reunet and suits the device).
     device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
     use (None: all). The first fold is loaded at once, the others when they are first used.
-    Raises WeightsError, or ValueError for a device that this machine lacks or that fails; where
+    Raises WeightsError, or DeviceError for a device that this machine lacks or that fails; where
     auto chose it, a warning is given and the CPU takes over, here and later on.
     """
     chosen = choose_device(device)
@@ -78,9 +94,26 @@ def load_model(
     except RuntimeError as error:
         cause = f"device {chosen} fails ({message_of(error)})"
         if device != "auto":
-            raise ValueError(f"{cause}: use --device cpu") from error
+            raise DeviceError(f"{cause}: use --device cpu") from error
         warn(f"{cause}: going on on the CPU")
     return load_model(weights, "cpu", folds)
+
+
+def received(folder: str, hashes: dict[str, str], device: str, folds: Sequence[str]) -> Model:
+    """The model that was pickled, with its bundle as it is on this machine.
+
+    folder: where the bundle lay. hashes: of its files. Where the folder is missing, the bundle that
+    comes with reunet serves if it is the same. Raises WeightsError where there is none, or another.
+    """
+    there = Path(folder)
+    if not there.is_dir():
+        there = default_weights()
+    if open_bundle(there).about["sha256"] != hashes:
+        raise WeightsError(
+            f"{folder}: the model was made from this bundle, which is missing here or was changed: "
+            "copy it there, or load the model on this machine"
+        )
+    return load_model(there, device, folds)
 
 
 def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
@@ -100,22 +133,22 @@ def choose_device(name: str) -> str:
     """The device of a name in DEVICES: cpu, cuda or mps.
 
     PyTorch, which knows for sure, is only asked where there is a driver: to import it takes longer
-    than to segment a small image. Raises ValueError where this machine lacks the device.
+    than to segment a small image. Raises DeviceError where this machine lacks the device.
     """
     if name not in DEVICES:
-        raise ValueError(f"device {name!r} does not exist: choose from {', '.join(DEVICES)}")
+        raise DeviceError(f"device {name!r} does not exist: choose from {', '.join(DEVICES)}")
     if name == "cpu":
         return name
     found = _gpus()
     if name == "auto":
         return next(iter(found), "cpu")
     if name not in found:
-        raise ValueError(f"device {name} is not available on this machine: use --device auto")
+        raise DeviceError(f"device {name} is not available on this machine: use --device auto")
     return name
 
 
 def _gpus() -> list[str]:
-    if not _has_driver():
+    if not has_driver():
         return []
     try:
         import torch
@@ -125,7 +158,8 @@ def _gpus() -> list[str]:
     return [name for name, there in found.items() if there]
 
 
-def _has_driver() -> bool:
+def has_driver() -> bool:
+    """Whether there may be a GPU that PyTorch can use."""
     if sys.platform == "darwin":
         return True
     if sys.platform == "win32":
@@ -138,13 +172,13 @@ def _has_driver() -> bool:
 
 
 def default_weights(device: str = "cpu") -> Path:
-    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `weights/` of the checkout.
+    """The bundle that comes with reunet: below $REUNET_WEIGHTS, or `shipped_folder`.
 
     On a GPU it is the paper's network where there is one, else the compact one.
     Raises WeightsError where there is none.
     """
     root = os.environ.get("REUNET_WEIGHTS")
-    folder = Path(root) if root else Path(__file__).resolve().parents[1] / "weights"
+    folder = Path(root) if root else shipped_folder()
     if device != "cpu" and (folder / GPU_BUNDLE).is_dir():
         return folder / GPU_BUNDLE
     bundle = folder / DEFAULT_BUNDLE

@@ -23,14 +23,18 @@ from reunet.filters import filter_cells, parse_min_area
 from reunet.inference.budget import Paces, allowance, fit
 from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged
 from reunet.inference.sliding_window import Maps, Zeros, map_image
+from reunet.inference.watch import Tell, Watch, at_shape, confidence_of, nothing_yet
 from reunet.io.arrays import picture_of
 from reunet.io.images import Picture
+from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size
 from reunet.io.scratch import zeros as scratch
 from reunet.io.source import Source, hold, open_source
 from reunet.model import Model
 from reunet.network.bundle import Bundle
 from reunet.options import Options
 from reunet.survey import View, survey
+
+STACK = "N"  # letter of an axis of images
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class Result:
     labels: (H, W) int32, 0 background, cells 1..N. notes: what was assumed about the image, as the
     command prints it. diameter: px of the typical cell that the image was scaled by, None where it
     was not. agreement: of the folds on each cell by its number, (N + 1,) 0 to 1, None where they
-    did not vote. seconds: by step: size, network, decoding.
+    did not vote. seconds: by step: size, network, decoding. pixel_size: in µm, where it is known.
+    probabilities: (3, H, W) float16 of background, interior and boundary, and confidence: (N + 1,)
+    float32 by the cell's number, see `watch.confidence_of`; None where they were not asked for.
     """
 
     labels: np.ndarray
@@ -61,6 +67,9 @@ class Result:
     diameter: float | None
     agreement: np.ndarray | None
     seconds: dict[str, float]
+    pixel_size: PixelSize | None = None
+    probabilities: np.ndarray | None = None
+    confidence: np.ndarray | None = None
 
 
 def segment(
@@ -75,15 +84,22 @@ def segment(
 
     image: a file of any size, an array (H, W) or (H, W, C) of any real dtype, or what
     `arrays.picture_of` makes one of. axes: of an array, such as "CYX", where its shape leaves them
-    open. options: see `Options`. choices: fields of it by name, such as tta=False.
-    Returns (H, W) int32: 0 background, cells 1..N. What is assumed about the image is a
-    ReUNetWarning. Raises ImageError for a file that cannot be read, ValueError for an array that is
-    no image, or of unclear axes, or an option that does not exist.
+    open; with an N, such as "NYX", it is a stack of images. options: see `Options`. choices: fields
+    of it by name, such as tta=False.
+    Returns (H, W) int32, of a stack (N, H, W): 0 background, cells 1..N, of each image anew. What
+    is assumed about the image is a ReUNetWarning. Raises ImageError for a file that cannot be read,
+    ValueError for an array that is no image, or of unclear axes, or an option that does not exist.
     """
-    result = predict(image, model, options, axes=axes, **choices)
-    for note in result.notes:
+    if axes and STACK in axes.upper():
+        from reunet.stacks import segment_stack
+
+        labels, notes = segment_stack(image, model, options, axes=axes, **choices)
+    else:
+        result = predict(image, model, options, axes=axes, **choices)
+        labels, notes = result.labels, result.notes
+    for note in notes:
         warnings.warn(note, ReUNetWarning, stacklevel=2)
-    return result.labels
+    return labels
 
 
 def predict(
@@ -92,27 +108,48 @@ def predict(
     options: Options | None = None,
     *,
     axes: str | None = None,
+    probabilities: bool = False,
+    progress: Tell | None = None,
     **choices: Any,
 ) -> Result:
-    """`segment`, with all that is known beside the labels; notes are no warnings here."""
+    """`segment` of one image, with all that is known beside the labels; notes are no warnings here.
+
+    probabilities: keep those of the classes, and tell the confidence of each cell. progress: called
+    with the number of tiles that are through the networks, and of all. Raises ValueError, too, for
+    probabilities of an image that is not held in memory as a whole.
+    """
     clock = [time.perf_counter()]
     options = replace(options or Options(), **choices)
     source = _source(image, axes)
     view = survey(source, model, options)
     clock.append(time.perf_counter())
     chosen, asked, told = what_fits(view, model, options, clock[1] - clock[0], {})
-    seen = see(view, chosen, asked, scratch)
+    if probabilities and view.pixels is None:
+        raise ValueError("probabilities are not kept of a slide: crop it, or leave them out")
+    watch = Watch(progress, nothing_yet(view.shape) if probabilities else None)
+    seen = see(view, chosen, asked, scratch, watch)
     clock.append(time.perf_counter())
     labels, agreement = find_cells(seen, model.bundle, options, scratch)
-    kept = keep_wanted(labels, options, _pixel_area(image, options))
+    size = _pixel_size(image, options)
+    kept = keep_wanted(labels, options, size.area if size else None)
     clock.append(time.perf_counter())
     steps = zip(("size", "network", "decoding"), pairwise(clock), strict=True)
     seconds = {step: end - start for step, (start, end) in steps}
     agreement = None if agreement is None else agreement[kept]
-    return Result(labels, (*view.notes, *told), view.diameter, agreement, seconds)
+    result = Result(labels, (*view.notes, *told), view.diameter, agreement, seconds, size)
+    return result if watch.probabilities is None else _with(watch.probabilities, result)
+
+
+def _with(probabilities: np.ndarray, result: Result) -> Result:
+    shape = result.labels.shape[0], result.labels.shape[1]
+    shares = at_shape(probabilities, shape)
+    confidence = confidence_of(result.labels, shares)
+    return replace(result, probabilities=shares, confidence=confidence)
 
 
 def _source(image: Any, axes: str | None) -> Source:
+    if axes and STACK in axes.upper():
+        raise ValueError(f"axes {axes!r} are of several images: use segment, or predict_many")
     if isinstance(image, str | os.PathLike):
         if axes:
             raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
@@ -120,16 +157,10 @@ def _source(image: Any, axes: str | None) -> Source:
     return hold(image if isinstance(image, Picture) else picture_of(image, axes))
 
 
-def _pixel_area(image: Any, options: Options) -> float | None:
-    """µm² of a pixel, where it is needed and known."""
-    from reunet.io.pixel_size import parse_pixel_size, read_pixel_size
-
-    if options.min_area is None or not parse_min_area(str(options.min_area)).micrometres:
-        return None
+def _pixel_size(image: Any, options: Options) -> PixelSize | None:
     if options.pixel_size is not None:
-        return parse_pixel_size(str(options.pixel_size)).area
-    size = read_pixel_size(Path(image)) if isinstance(image, str | os.PathLike) else None
-    return size.area if size else None
+        return parse_pixel_size(str(options.pixel_size))
+    return read_pixel_size(Path(image)) if isinstance(image, str | os.PathLike) else None
 
 
 def what_fits(
@@ -156,18 +187,24 @@ def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[st
     return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
-def see(view: View, model: Model, options: Options, zeros: Zeros = np.zeros) -> Seen:
+def see(
+    view: View,
+    model: Model,
+    options: Options,
+    zeros: Zeros = np.zeros,
+    watch: Watch | None = None,
+) -> Seen:
     """What the networks see in an image: classes of every pixel and, if they have it, the field.
 
     One map for each fold that votes, or a single one by the mean of the folds' logits, where the
     networks are shown more than LARGEST pixels or folds do not vote. Of a bundle without a
     diameter, where the cells of the first are small all are of a second pass, enlarged. zeros:
-    makes the arrays of a whole image.
+    makes the arrays of a whole image. watch: looks on, at the first pass.
     """
     tiling, small = model.tiling(options), prod(view.shape) <= LARGEST
     voters = model.ensembles(options.vote and small)
     out = _arrays(view, len(voters), options.decoder or model.bundle.decoder, zeros)
-    maps = map_image(view.read(), view.shape, view.scaling, voters, tiling, view.box, zeros)
+    maps = map_image(view.read(), view.shape, view.scaling, voters, tiling, view.box, zeros, watch)
     seen = Seen(maps, view.of, out)
     if options.enlarge and small and model.bundle.diameter is None and view.pixels is not None:
         first = Seen(Maps(maps.classes[:1]), view.of)

@@ -400,7 +400,7 @@ def test_a_damaged_fold_is_no_fault_of_the_gpu(bundle: Path) -> None:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_has_driver", lambda: True)
+    monkeypatch.setattr(models, "has_driver", lambda: True)
 
 
 @pytest.mark.usefixtures("driver")
@@ -423,7 +423,7 @@ def test_auto_takes_the_fastest_device(
 
 
 def test_without_a_driver_pytorch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_has_driver", lambda: False)
+    monkeypatch.setattr(models, "has_driver", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", fail)
     assert models.choose_device("auto") == "cpu"
     with pytest.raises(ValueError, match="cuda is not available"):

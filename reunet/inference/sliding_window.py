@@ -25,6 +25,7 @@ from reunet.inference.tiles import (
     tile_starts,
     tile_windows,
 )
+from reunet.inference.watch import Watch
 from reunet.options import SMALLEST_CELL
 
 Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
@@ -93,12 +94,13 @@ def map_image(
     tiling: Tiling,
     box: Window | None = None,
     zeros: Zeros = np.zeros,
+    watch: Watch | None = None,
 ) -> Maps:
     """The maps of an image, one of each voter. zeros: makes the arrays that receive them."""
     whole = (len(voters), *shape)
     fields = zeros(whole, np.uint8) if tiling.outputs > CLASSES else None
     maps = Maps(zeros(whole, np.uint8), fields)
-    for rows, values in map_bands(read, shape, scaling, voters, tiling, box):
+    for rows, values in map_bands(read, shape, scaling, voters, tiling, box, watch):
         maps.classes[:, rows] = values.classes
         if maps.fields is not None:
             maps.fields[:, rows] = values.fields
@@ -112,6 +114,7 @@ def map_bands(
     voters: Sequence[Ensemble],
     tiling: Tiling,
     box: Window | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[slice, Maps]]:
     """`predict_bands` for several ensembles at once: rows and their maps, (voters, h, W) each."""
     rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
@@ -119,13 +122,16 @@ def map_bands(
     row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
     outside = len(voters), shape[1], tiling
     yield from _background(slice(0, rows.start), *outside)
-    for band, logits in _bands(row, inside, voters, tiling):
+    for band, logits in _bands(row, inside, voters, tiling, watch):
+        there = slice(rows.start + band.start, rows.start + band.stop)
+        if watch:
+            watch.band(there, columns, logits, len(voters))
         maps = _no_cells(len(voters), band.stop - band.start, shape[1], tiling)
         for n, of_voter in enumerate(np.split(logits, len(voters))):
             maps.classes[n][:, columns] = most_probable(of_voter[:CLASSES])
             if maps.fields is not None:
                 maps.fields[n][:, columns] = stored_field(of_voter[CLASSES])
-        yield slice(rows.start + band.start, rows.start + band.stop), maps
+        yield there, maps
     yield from _background(slice(rows.stop, shape[0]), *outside)
 
 
@@ -230,7 +236,11 @@ def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
 
 
 def _bands(
-    row: Row, shape: tuple[int, ...], voters: Sequence[Ensemble], tiling: Tiling
+    row: Row,
+    shape: tuple[int, ...],
+    voters: Sequence[Ensemble],
+    tiling: Tiling,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Mean logits of each ensemble in bands from top to bottom: rows of the content and
     (voters * C, rows, w) float32."""
@@ -243,11 +253,16 @@ def _bands(
     columns = [slice(x, x + w) for x in tile_starts(width, w, tiling.step)]
     sums = np.zeros((channels, h, width), np.float32)
     weights = np.zeros((h, width), np.float32)
-    for top, following in pairwise([*tile_starts(height, h, tiling.step), height]):
+    tops = tile_starts(height, h, tiling.step)
+    count = 0
+    for top, following in pairwise([*tops, height]):
         tiles = row(slice(top, top + h), columns)
         for c, logits in zip(columns, _tile_logits(tiles, margins, voters, tiling), strict=True):
             sums[:, :, c] += logits * weight
             weights[:, c] += weight
+            count += 1
+            if watch:
+                watch.tile(count, len(tops) * len(columns))
         done = following - top
         yield slice(top, following), sums[:, :done] / weights[:done]
         _move_up(sums, done)

@@ -6,11 +6,12 @@ GPUs PyTorch computes, on a CPU OpenVINO; where one fails, the next takes over i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reunet.errors import message_of, warn
+from reunet.errors import DeviceError, message_of, warn
 from reunet.inference.ensemble import Average, Ensemble, Network
 from reunet.inference.tiles import Flip
 from reunet.network.architecture import Architecture
@@ -47,6 +48,11 @@ class Fold:
 
     def _fall_back(self, error: Exception) -> Network:
         cause = f"OpenVINO does not work here ({message_of(error)})"
+        if not find_spec("torch"):
+            raise DeviceError(
+                f"{cause}, and PyTorch, which could take over, is not installed: "
+                "pip install 'reunet[gpu]'"
+            ) from error
         warn(f"{cause}: PyTorch, which is slower, takes over")
         self._network = self._on_torch()
         self._by_torch = True

@@ -20,6 +20,7 @@ import numpy as np
 
 from reunet.errors import ImageError, WeightsError, image_error, one_line
 from reunet.inference.budget import Paces, seconds_since_start
+from reunet.inference.watch import Watch
 from reunet.io.collection import case_names, short_name
 from reunet.io.pixel_size import PixelSize
 from reunet.io.scratch import LABEL_SHARE, check_room, zeros
@@ -94,6 +95,7 @@ class _Run:
     options: Options
     resume: bool
     settings: Future[str]
+    tell: Callable[[Path, int, int], None] | None = None
     paces: Paces = field(default_factory=dict)
     owners: dict[Path, Path] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def segment_files(
     options: Options = Options(),  # noqa: B008 - it is frozen
     *,
     resume: bool = False,
+    tell: Callable[[Path, int, int], None] | None = None,
 ) -> Generator[Outcome]:
     """Write `<name up to the first dot>_label.tiff` into `output` for every image; the whole stem
     where several images share that name (`io.collection`).
@@ -115,6 +118,7 @@ def segment_files(
     Yields an Outcome an image, in order. Of images whose labels would bear one name, the first
     that can be read is segmented and the others are errors: no label is overwritten by another
     image's. resume: keep labels made from the very same image, weights and settings (`resume`).
+    tell: called with an image and the number of its tiles that are done, and of all.
     An interrupt (KeyboardInterrupt) ends the network at once; what is past it is still written and
     yielded before the interrupt goes on to the caller. Raises WeightsError where weights prove
     damaged when they are first used.
@@ -125,7 +129,7 @@ def segment_files(
     interrupt = None
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as finishing:
         settings = finishing.submit(_prepare_to_finish, model, options)
-        run = _Run(model, options, resume, settings)
+        run = _Run(model, options, resume, settings, tell)
         try:
             for job in _ahead(reading, partial(_read, run), jobs):
                 at_most = 0 if job.source and job.source.is_slide else AHEAD
@@ -211,7 +215,8 @@ def _classify(run: _Run, job: _Job) -> None:
         outcome.notes = (*view.notes, *outcome.notes, *told)
         if source.is_slide:
             check_room(outcome.label, int(4 * source.shape[0] * source.shape[1] * LABEL_SHARE))
-        job.seen = see(view, model, options, partial(zeros, label=outcome.label))
+        watch = Watch(partial(run.tell, outcome.image)) if run.tell else None
+        job.seen = see(view, model, options, partial(zeros, label=outcome.label), watch)
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:

@@ -1,0 +1,71 @@
+"""Several images in one call: lists of any sizes, and stacks."""
+
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import numpy as np
+
+from reunet.model import Model
+from reunet.options import Options
+from reunet.pipeline import STACK, Result, predict
+
+
+def predict_many(
+    images: Iterable[Any],
+    model: Model,
+    options: Options | None = None,
+    *,
+    axes: str | None = None,
+    **choices: Any,
+) -> Generator[Result]:
+    """`predict` of one image after the other.
+
+    images: a list of what `predict` takes, of any sizes, or a stack. axes: of a stack, with an N
+    for its images, such as "NYX"; or of each array of a list. Raises as `predict`, at the image
+    that is at fault.
+    """
+    if axes and STACK in axes.upper():
+        images, axes = unstacked(images, axes)
+    for image in images:
+        yield predict(image, model, options, axes=axes, **choices)
+
+
+def segment_stack(
+    images: Any, model: Model, options: Options | None = None, *, axes: str, **choices: Any
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels (N, H, W) int32 of a stack, and what was assumed about its images, each note once."""
+    apart, others = unstacked(images, axes)
+    labels: list[np.ndarray] = []
+    notes: dict[str, None] = {}
+    for number, image in enumerate(apart, 1):
+        result = predict(image, model, options, axes=others, **choices)
+        labels.append(result.labels)
+        notes |= dict.fromkeys(f"image {number}: {note}" for note in result.notes)
+    if not labels:
+        height, width = (apart.shape[1 + others.index(axis)] for axis in "YX")
+        return np.zeros((0, height, width), np.int32), ()
+    return np.stack(labels), tuple(notes)
+
+
+def unstacked(images: Any, axes: str) -> tuple[np.ndarray, str]:
+    """An array with its images along the first axis, and the axes of each of them.
+
+    Raises ValueError for axes that do not fit, or images of several sizes.
+    """
+    try:
+        stack = np.asarray(images)
+    except ValueError as error:
+        raise ValueError(
+            "images of several sizes make no stack: give predict_many a list"
+        ) from error
+    letters = axes.upper()
+    if (
+        len(letters) != stack.ndim
+        or len(set(letters)) < len(letters)
+        or not {"Y", "X"} <= {*letters}
+    ):
+        raise ValueError(
+            f"axes {axes!r} do not fit an array of shape {stack.shape}: name each once, Y and X too"
+        )
+    place = letters.index(STACK)
+    return np.moveaxis(stack, place, 0), letters.replace(STACK, "")
