@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reunet import cli_evaluate, cli_outputs, cli_train
+from reunet import cli_doctor, cli_evaluate, cli_outputs, cli_train
 from reunet.cli_outputs import (
     FOLDER,
     CannotStart,
@@ -50,6 +50,7 @@ main.add_command(cli_outputs.export)
 main.add_command(cli_outputs.report)
 main.add_command(cli_evaluate.evaluate)
 main.add_command(cli_train.train)
+main.add_command(cli_doctor.doctor)
 
 
 def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:

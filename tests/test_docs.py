@@ -1,5 +1,6 @@
 """The documentation and the program tell the same story."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -56,6 +57,18 @@ def test_usage_lists_every_option_of_predict() -> None:
     ]
     there = {name for p in options for name in (*p.opts, *p.secondary_opts) if name[:2] == "--"}
     assert told == there
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    """Each first column in backticks; `…` stands for what differs."""
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "reunet").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = "\n".join(node.value for node in nodes if isinstance(node.value, str))
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) > 20
+    missing = [part for row in quoted for part in row.split("…") if part.strip() not in texts]
+    assert not missing
 
 
 def test_outputs_lists_every_column() -> None:
