@@ -20,7 +20,7 @@ import numpy as np
 
 from reunet.errors import ReUNetWarning
 from reunet.filters import filter_cells, parse_min_area
-from reunet.inference.budget import Paces, allowance, fit
+from reunet.inference.budget import TileSeconds, allowance, fit
 from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged
 from reunet.inference.sliding_window import Maps, Zeros, map_image
 from reunet.inference.watch import Tell, Watch, at_shape, confidence_of, nothing_yet
@@ -164,16 +164,16 @@ def _pixel_size(image: Any, options: Options) -> PixelSize | None:
 
 
 def what_fits(
-    view: View, model: Model, options: Options, spent: float, paces: Paces
+    view: View, model: Model, options: Options, spent: float, tile_seconds: TileSeconds
 ) -> tuple[Model, Options, tuple[str, ...]]:
     """Folds, mirroring and tiles within the budget of an image, and notes on what is not done.
 
-    spent: seconds that are gone already. paces: see `budget.fit`.
+    spent: seconds that are gone already. tile_seconds: see `budget.fit`.
     """
     if options.budget is None:
         return model, options, not_done(model, options, view.shape)
     seconds = allowance(options.budget, view.of) - spent
-    few, asked, note = fit(model, options, view.shape, seconds, paces)
+    few, asked, note = fit(model, options, view.shape, seconds, tile_seconds)
     return few, asked, (note, *not_done(model, options, view.shape))
 
 
@@ -182,8 +182,8 @@ def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[st
     if prod(shape) <= LARGEST:
         return ()
     parts = ["its folds were averaged, not voted"] * (options.vote and len(model.networks) > 1)
-    looks = options.enlarge and model.bundle.diameter is None
-    parts += ["small cells got no second look"] * looks
+    passes = options.enlarge and model.bundle.diameter is None
+    parts += ["small cells got no second pass"] * passes
     return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
@@ -233,16 +233,18 @@ def find_cells(
     """The cells of one map, or those that several agree on.
 
     Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
-    (`voting.vote_and_tell`). Raises ValueError for decoder `field` and maps without one.
+    (`fuse_with_agreement`). Raises ValueError for decoder `field` and maps without one.
     """
-    from reunet.instances.voting import vote_and_tell  # not needed before the first tile
+    from reunet.instances.label_fusion import (
+        fuse_with_agreement,  # not needed before the first tile
+    )
 
     decoder, voters = options.decoder or bundle.decoder, len(seen.maps.classes)
     size = seen.maps.classes.shape[1], seen.maps.classes.shape[2]
     drawn = _drawn(seen.shape, size, decoder)
     out = seen.out or tuple(zeros(drawn, np.int32) for _ in range(voters))
-    ballots = [_decoded(seen.maps, n, out[n], decoder, bundle.encoding) for n in range(voters)]
-    labels, agreement = vote_and_tell(ballots)
+    candidates = [_decoded(seen.maps, n, out[n], decoder, bundle.encoding) for n in range(voters)]
+    labels, agreement = fuse_with_agreement(candidates)
     if labels.shape == seen.shape:
         return labels, agreement
     from reunet.instances.decode import at_size

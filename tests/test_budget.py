@@ -30,7 +30,7 @@ from reunet.run.batch import segment_files
 SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)
 
 
-@pytest.mark.parametrize("plan", list(plans(3, look=False)), ids=str)
+@pytest.mark.parametrize("plan", list(plans(3, second_pass=False)), ids=str)
 @pytest.mark.parametrize("shape", [(512, 512), (641, 512), SHAPE, (3001, 700)])
 def test_the_work_is_tiles_times_folds_and_mirror_images(
     plan: Plan, shape: tuple[int, int]
@@ -43,21 +43,21 @@ def test_the_work_is_tiles_times_folds_and_mirror_images(
 
 @pytest.mark.parametrize("look", [True, False])
 def test_plans_get_cheaper_and_end_with_the_least(look: bool) -> None:
-    costs = [plan.pixels(SHAPE, TILING) for plan in plans(5) if plan.look == look]
+    costs = [plan.pixels(SHAPE, TILING) for plan in plans(5) if plan.second_pass == look]
     assert all(better > worse for better, worse in pairwise(costs))
     first, *_, least = plans(5)
-    assert first == Plan(5, True, look=True)
+    assert first == Plan(5, True, second_pass=True)
     assert least == Plan(1, False, WIDE_STEP)
 
 
 def test_folds_are_given_up_last_and_the_second_look_after_mirroring() -> None:
     order = list(plans(5))
     assert [plan.folds for plan in order] == [5] * 6 + [4, 3, 2, 1]
-    assert [(plan.mirror, plan.look) for plan in order[:5]] == [
+    assert [(plan.mirror, plan.second_pass) for plan in order[:5]] == [
         (True, True), (False, True), (False, True), (True, False), (False, False)
     ]  # fmt: skip
     assert not any(plan.mirror for plan in plans(5, mirror=False))
-    assert not any(plan.look for plan in plans(5, look=False))
+    assert not any(plan.second_pass for plan in plans(5, second_pass=False))
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1, 5, 10, 30, 100, 1000])
@@ -95,7 +95,7 @@ def test_the_process_has_an_age() -> None:
 def test_fit_takes_all_there_is_time_for(seconds: float, tta: bool) -> None:
     model, options = load_model(device="cpu"), Options(tta=tta, step=0.5)
     three = replace(model, networks=model.networks[:1] * 3, folds=("a", "b", "c"))
-    few, asked, note = fit(three, options, SHAPE, seconds, paces={})
+    few, asked, note = fit(three, options, SHAPE, seconds, tile_seconds={})
     if seconds > 1:
         assert (len(few.networks), asked.tta) == (3, tta)
         assert "longer than allowed" not in note
@@ -114,11 +114,11 @@ def test_a_pace_is_measured_once_a_tile() -> None:
 
     model = replace(load_model(device="cpu"), networks=(network,))
     model = replace(model, bundle=replace(model.bundle, tile=512, smallest=320))
-    paces: dict[tuple[int, int], float] = {}
+    tile_seconds: dict[tuple[int, int], float] = {}
     for shape in (SHAPE, SHAPE, (100, 100), (3000, 3000)):
-        fit(model, Options(), shape, 10, paces)
-    assert sorted(set(calls)) == sorted(paces)
-    assert len(calls) == 2 * len(paces) == 4
+        fit(model, Options(), shape, 10, tile_seconds)
+    assert sorted(set(calls)) == sorted(tile_seconds)
+    assert len(calls) == 2 * len(tile_seconds) == 4
 
 
 def test_too_small_a_budget_does_the_least_and_says_so(tmp_path: Path) -> None:

@@ -124,17 +124,17 @@ def test_folds_vote_unless_they_are_averaged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ballots, find = [], pipeline.find_cells
+    candidates, find = [], pipeline.find_cells
 
     def spy(seen: pipeline.Seen, *about: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        ballots.append(len(seen.maps.classes))
+        candidates.append(len(seen.maps.classes))
         return find(seen, *about)
 
     monkeypatch.setattr("reunet.run.batch.find_cells", spy)
     source, output = images / "grey.tif", tmp_path / "out"
     arguments = ["predict", str(source), str(output), "--weights", str(bundle), "--no-tta", option]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
-    assert ballots == [maps]
+    assert candidates == [maps]
     origin = tifffile.TiffFile(output / "grey_label.tiff").shaped_metadata[0]["origin"]
     assert ("averaged" in origin) == (maps == 1)  # --resume takes them for different labels
 

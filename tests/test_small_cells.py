@@ -151,7 +151,7 @@ def test_a_budget_allows_it_where_there_is_time_for_both(model: Model) -> None:
         _, asked, note = budget.fit(model, Options(), shape, seconds, {tile: 1.0})
         assert not asked.tta
         assert asked.enlarge == look
-        assert ("no second look" in note) != look
+        assert ("no second pass" in note) != look
 
 
 @pytest.mark.parametrize(("edge", "tiles"), [(300, 1), (512, 1), (560, 4), (640, 9), (1024, 16)])
@@ -160,7 +160,7 @@ def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> N
     image = pictured(disks(14, 2, edge))
     classify_enlarged(image, Average([spy]), TILING)
     assert len(seen) == tiles
-    once, twice = (budget.Plan(1, mirror=False, look=look) for look in (False, True))
+    once, twice = (budget.Plan(1, mirror=False, second_pass=look) for look in (False, True))
     pixels = (plan.pixels((edge, edge), TILING) for plan in (twice, once))
     assert next(pixels) - next(pixels) == sum(height * width for height, width in seen)
 
@@ -169,4 +169,4 @@ def test_a_budget_does_not_wait_for_a_look_that_will_not_be(model: Model) -> Non
     shape = 2000, second_pass.LARGEST // 2000 + 1
     _, asked, note = budget.fit(model, Options(), shape, 1e6, {(512, 512): 1.0})
     assert not asked.enlarge
-    assert "second look" not in note
+    assert "second pass" not in note

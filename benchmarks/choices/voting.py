@@ -5,11 +5,12 @@
 DATA is a folder with images/, labels/ and a meta.csv; --each images of every source whose split is
 not `val` are segmented by every fold, without mirroring. The table has the folds on their own, the
 mean of their logits, and votes with several values of AGREEMENT and FREE: by it those of
-`reunet/instances/voting.py` were chosen. The images were trained on, where folds agree more than
-elsewhere.
+`reunet/instances/label_fusion.py` were chosen. The images were trained on, where folds agree more
+than elsewhere.
 """
 
 import argparse
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,14 +18,14 @@ import numpy as np
 
 from benchmarks.choices.tiles import draw
 from benchmarks.speed.timing import print_table
-from reunet.inference.normalise import normalise_channels
-from reunet.inference.sliding_window import CLASSES, Maps, most_probable, predict_logits
-from reunet.instances import voting
+from reunet.instances import label_fusion
 from reunet.io.images import read_image, read_label
+from reunet.io.source import hold
 from reunet.metric import score_pair
 from reunet.model import Model, default_weights, load_model
 from reunet.options import Options
-from reunet.pipeline import Seen, find_cells
+from reunet.pipeline import Seen, find_cells, see
+from reunet.survey import survey
 
 AGREEMENTS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 FREE = (0.5, 0.8)
@@ -45,23 +46,22 @@ def main() -> None:
 
 
 def f1_of(data: Path, name: str, model: Model) -> dict[str, float]:
-    """F1 of one image by every way."""
-    image = normalise_channels(read_image(data / "images" / f"{name}.png").pixels)
+    """F1 of one image by every way, by the very steps of `reunet.segment`."""
+    source = hold(read_image(data / "images" / f"{name}.png"))
     truth = read_label(data / "labels" / f"{name}_label.tiff")
-    tiling = model.tiling(Options(tta=False))
-    logits = [predict_logits(image, fold, tiling) for fold in model.ensembles(vote=True)]
-    class_maps = [most_probable(of_fold[:CLASSES]) for of_fold in logits]
-    average = most_probable(np.mean(logits, axis=0)[:CLASSES])
+    voting, averaging = Options(tta=False), Options(tta=False, vote=False)
+    view = survey(source, model, voting)
 
-    def f1(*maps: np.ndarray) -> float:
-        seen = Seen(Maps(np.stack(maps)), image.shape[:2])
-        found, _ = find_cells(seen, model.bundle, Options(decoder="regrow"))
-        return score_pair(truth, found).f1
+    def f1(seen: Seen) -> float:
+        return score_pair(truth, find_cells(seen, model.bundle, voting)[0]).f1
 
-    scores = {"mean of the folds": float(np.mean([f1(classes) for classes in class_maps]))}
-    scores["logits averaged"] = f1(average)
-    for voting.AGREEMENT, voting.FREE in product(AGREEMENTS, FREE):
-        scores[f"votes, agreement {voting.AGREEMENT}, free {voting.FREE}"] = f1(*class_maps)
+    alone = [replace(model, networks=(network,)) for network in model.networks]
+    scores = {"mean of the folds": float(np.mean([f1(see(view, m, voting)) for m in alone]))}
+    scores["logits averaged"] = f1(see(view, model, averaging))
+    seen = see(view, model, voting)
+    for label_fusion.AGREEMENT, label_fusion.FREE in product(AGREEMENTS, FREE):
+        way = f"votes, agreement {label_fusion.AGREEMENT}, free {label_fusion.FREE}"
+        scores[way] = f1(replace(seen, out=()))
     return scores
 
 

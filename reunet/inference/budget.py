@@ -26,26 +26,26 @@ CHALLENGE = "challenge"
 SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
 RESERVE = 0.2  # share kept back: instances, writing, and machines that slow down under load
 Tile = tuple[int, int]  # px, (h, w)
-Paces = dict[Tile, float]  # seconds of a pass of one network, by tile
+TileSeconds = dict[Tile, float]  # seconds of a pass of one network, by tile
 MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
 
 
 @dataclass(frozen=True)
 class Plan:
     """What an image gets: the first `folds` networks, mirror images or not, tiles `step` apart, and
-    a second look if its cells are small."""
+    a second pass if its cells are small."""
 
     folds: int
     mirror: bool
     step: float = STEP
-    look: bool = False
+    second_pass: bool = False
 
     def pixels(self, shape: tuple[int, int], tiling: "Tiling") -> int:
-        """Pixels that go through a network for an image of (H, W), those of the second look too:
+        """Pixels that go through a network for an image of (H, W), those of the second pass too:
         whether cells are small shows after the first."""
         first = replace(tiling, step=self.step)
         pixels = self._pixels(shape, first)
-        if self.look:
+        if self.second_pass:
             pixels += self._pixels(enlarged(shape), few_tiles(first))
         return pixels
 
@@ -62,18 +62,20 @@ class Plan:
         return f"{self.folds} fold{'s' * (self.folds > 1)}, {mirrors}, tiles {self.step:g} apart"
 
 
-def plans(folds: int, mirror: bool = True, look: bool = True, step: float = STEP) -> Iterator[Plan]:
+def plans(
+    folds: int, mirror: bool = True, second_pass: bool = True, step: float = STEP
+) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
-    By what each gives on the validation images (README, "How well"): the second look more than
+    By what each gives on the validation images (docs/results.md): the second pass more than
     mirroring, folds that vote more than either, overlap the least.
-    mirror, look: whether mirror images and a second look may be used at all. step: of tiles, where
-    time allows it.
+    mirror, second_pass: whether mirror images and a second pass may be used at all. step: of tiles,
+    where time allows it.
     """
     whole = [Plan(folds, True, step)] if mirror else []
     whole += [Plan(folds, False, s) for s in dict.fromkeys((step, max(step, WIDE_STEP)))]
-    if look:
-        yield from (replace(plan, look=True) for plan in whole)
+    if second_pass:
+        yield from (replace(plan, second_pass=True) for plan in whole)
     yield from whole
     for count in range(folds - 1, 0, -1):
         yield Plan(count, False, WIDE_STEP)
@@ -113,30 +115,34 @@ def choose(
 
 
 def fit(
-    model: "Model", options: Options, shape: tuple[int, int], seconds: float, paces: Paces
+    model: "Model",
+    options: Options,
+    shape: tuple[int, int],
+    seconds: float,
+    tile_seconds: TileSeconds,
 ) -> tuple["Model", Options, str]:
     """The folds and the options to predict an image of (H, W) pixels with, and a word on them.
 
-    seconds: until the label has to be written. options: what they rule out is not done. paces:
-    which the first image of a run fills in.
+    seconds: until the label has to be written. options: what they rule out is not done.
+    tile_seconds: which the first image of a run fills in.
     """
     started = time.perf_counter()
     tiling = model.tiling(options)
     tile = tiling.edge(shape[0]), tiling.edge(shape[1])
-    if tile not in paces:
-        paces[tile] = seconds_per_pass(model, tile)
+    if tile not in tile_seconds:
+        tile_seconds[tile] = seconds_per_pass(model, tile)
     seconds -= time.perf_counter() - started
-    per_pixel = paces[tile] / prod(tile)
-    look = options.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
-    candidates = plans(len(model.folds), options.tta, look, tiling.step)
+    per_pixel = tile_seconds[tile] / prod(tile)
+    second_pass = options.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
+    candidates = plans(len(model.folds), options.tta, second_pass, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel
     note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
-    if look and not plan.look:
-        note = f"{note}; no second look if cells are small"
+    if second_pass and not plan.second_pass:
+        note = f"{note}; no second pass if cells are small"
     if not fits:
         note = f"{note}, the least there is; it may take longer than allowed"
-    asked = replace(options, tta=plan.mirror, step=plan.step, enlarge=plan.look)
+    asked = replace(options, tta=plan.mirror, step=plan.step, enlarge=plan.second_pass)
     return model.first(plan.folds), asked, f"time allows {note}"
 
 

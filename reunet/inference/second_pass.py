@@ -14,10 +14,10 @@ from reunet.inference.scale import typical_diameter
 from reunet.inference.sliding_window import CLASSES, most_probable, predict_logits
 from reunet.inference.tiles import WIDE_STEP, Tiling
 
-SMALL = 25.0  # px: diameter of the typical cell below which a second look pays
-FACTOR = 2**0.5  # of the image's edges in the second look
+SMALL = 25.0  # px: diameter of the typical cell below which a second pass pays
+FACTOR = 2**0.5  # of the image's edges in the second pass
 STRETCH = 1.5  # of a tile: longest axis that gets one; 512 px become 724, one tile instead of four
-# px of an image that gets a second look, and of one whose folds vote: the logits of such a look
+# px of an image that gets a second pass, and of one whose folds vote: the logits of such a pass
 # take 40 bytes for each, the votes of three folds about as many
 LARGEST = 10_000_000
 
@@ -28,20 +28,20 @@ def are_small(instances: np.ndarray) -> bool:
 
 
 def enlarged(shape: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of an image in the second look."""
+    """(H, W) of an image in the second pass."""
     height, width = (round(FACTOR * length) for length in shape)
     return height, width
 
 
 def few_tiles(tiling: Tiling) -> Tiling:
-    """The tiling of the second look, with fewer tiles than that of the first, `tiling`."""
+    """The tiling of the second pass, with fewer tiles than that of the first, `tiling`."""
     return replace(tiling, stretch=STRETCH, step=max(tiling.step, WIDE_STEP))
 
 
 def classify_enlarged(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """Class map by the logits of the enlarged image, brought back to its size; both bilinearly.
 
-    image: (H, W, 3) uint8 from `normalise_channels`. tiling: of the first look. Returns (H, W)
+    image: (H, W, 3) uint8 from `normalise_channels`. tiling: of the first pass. Returns (H, W)
     uint8.
     """
     from PIL import Image

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from reunet.errors import ImageError, WeightsError, image_error, one_line
-from reunet.inference.budget import Paces, seconds_since_start
+from reunet.inference.budget import TileSeconds, seconds_since_start
 from reunet.inference.watch import Watch
 from reunet.io.collection import case_names, short_name
 from reunet.io.pixel_size import PixelSize
@@ -96,7 +96,7 @@ class _Run:
     resume: bool
     settings: Future[str]
     tell: Callable[[Path, int, int], None] | None = None
-    paces: Paces = field(default_factory=dict)
+    tile_seconds: TileSeconds = field(default_factory=dict)
     owners: dict[Path, Path] = field(default_factory=dict)
 
     def origin(self, job: _Job) -> str:
@@ -174,7 +174,7 @@ def _prepare_to_finish(model: Model, options: Options) -> str:
     """Import what comes after the network while the first image is read; say what is set."""
     import tifffile  # noqa: F401
 
-    import reunet.instances.voting  # noqa: F401
+    import reunet.instances.label_fusion  # noqa: F401
 
     return settings_line(model, options)
 
@@ -209,9 +209,9 @@ def _classify(run: _Run, job: _Job) -> None:
         view = survey(source, run.model, run.options)
         outcome.diameter = view.diameter
         # The first image's time began with the process, that of the others with their turn.
-        spent = seconds_since_start() if not run.paces else outcome.seconds["reading"]
-        spent += time.perf_counter() - started if run.paces else 0
-        model, options, told = what_fits(view, run.model, run.options, spent, run.paces)
+        spent = seconds_since_start() if not run.tile_seconds else outcome.seconds["reading"]
+        spent += time.perf_counter() - started if run.tile_seconds else 0
+        model, options, told = what_fits(view, run.model, run.options, spent, run.tile_seconds)
         outcome.notes = (*view.notes, *outcome.notes, *told)
         if source.is_slide:
             check_room(outcome.label, int(4 * source.shape[0] * source.shape[1] * LABEL_SHARE))

@@ -10,9 +10,9 @@ from reunet import pipeline
 from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps, classify
+from reunet.instances.label_fusion import AGREEMENT, FREE, agreements, fuse
 from reunet.instances.overlap import overlapping_pairs
 from reunet.instances.regions import UNSEEN
-from reunet.instances.voting import AGREEMENT, FREE, agreements, vote
 from reunet.io.images import Picture, as_picture
 from reunet.io.source import hold
 from reunet.model import Model, load_model
@@ -25,7 +25,7 @@ from reunet.survey import survey
 CLASSES_ALONE = Architecture(features=(4, 8, 8), dropout=0.0)  # no distance field beside them
 
 
-def random_ballot(seed: int, shape: tuple[int, int] = (60, 80), cells: int = 25) -> np.ndarray:
+def random_candidate(seed: int, shape: tuple[int, int] = (60, 80), cells: int = 25) -> np.ndarray:
     """Rectangles, numbered in the order of their first pixels; some overlap others in part."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
@@ -58,17 +58,19 @@ def cells_of(labels: np.ndarray) -> list[np.ndarray]:
     return [labels == cell for cell in range(1, labels.max() + 1)]
 
 
-def brute_force(ballots: list[np.ndarray]) -> np.ndarray:
-    """By masks and over all pairs, as the docstrings of `voting` say it."""
+def brute_force(candidates: list[np.ndarray]) -> np.ndarray:
+    """By masks and over all pairs, as the docstrings of `label_fusion` say it."""
     ranked = []
-    for voter, ballot in enumerate(ballots):
-        for mask in cells_of(ballot):
+    for voter, candidate in enumerate(candidates):
+        for mask in cells_of(candidate):
             best = [
-                1.0 if other is ballot else max((iou(mask, m) for m in cells_of(other)), default=0)
-                for other in ballots
+                1.0
+                if other is candidate
+                else max((iou(mask, m) for m in cells_of(other)), default=0)
+                for other in candidates
             ]
             ranked.append((round(float(np.mean(best)), 9), voter, mask))
-    result = np.zeros(ballots[0].shape, np.int32)
+    result = np.zeros(candidates[0].shape, np.int32)
     for agreement, _, mask in sorted(ranked, key=lambda entry: -entry[0]):
         free = mask & (result == 0)
         if agreement >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), SMALLEST_CELL):
@@ -79,17 +81,17 @@ def brute_force(ballots: list[np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("voters", [2, 3, 5])
 def test_the_cells_are_those_of_brute_force(voters: int, seed: int) -> None:
-    truth = random_ballot(seed)
-    ballots = [moved(truth, 100 * seed + voter) for voter in range(voters)]
-    found = vote(ballots)
-    np.testing.assert_array_equal(found, brute_force(ballots))
+    truth = random_candidate(seed)
+    candidates = [moved(truth, 100 * seed + voter) for voter in range(voters)]
+    found = fuse(candidates)
+    np.testing.assert_array_equal(found, brute_force(candidates))
     assert found.dtype == np.int32
-    assert 0 < found.max() < sum(ballot.max() for ballot in ballots)
+    assert 0 < found.max() < sum(candidate.max() for candidate in candidates)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_iou_is_that_of_masks(seed: int) -> None:
-    one, other = random_ballot(seed), random_ballot(seed + 50)
+    one, other = random_candidate(seed), random_candidate(seed + 50)
     areas = np.bincount(one.ravel()), np.bincount(other.ravel())
     areas[0][[0, 3]] = areas[1][[0, 5]] = 0  # left out
     cells, others, values = overlapping_pairs(one, other, areas)
@@ -113,8 +115,8 @@ def halves() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_majority_decides_whether_cells_are_apart() -> None:
     apart, merged = halves()
-    np.testing.assert_array_equal(vote([merged, apart, apart]), apart)
-    np.testing.assert_array_equal(vote([merged, merged, apart]), merged)
+    np.testing.assert_array_equal(fuse([merged, apart, apart]), apart)
+    np.testing.assert_array_equal(fuse([merged, merged, apart]), merged)
 
 
 def test_boundaries_a_few_pixels_apart_do_not_merge_cells(model: Model) -> None:
@@ -138,30 +140,32 @@ def test_what_one_fold_alone_saw_is_dropped() -> None:
     apart, _ = halves()
     seen = apart.copy()
     seen[0:4, 36:40] = 3
-    np.testing.assert_array_equal(vote([seen, apart, apart]), apart)
-    np.testing.assert_array_equal(vote([apart, seen, seen]), in_order(seen))
+    np.testing.assert_array_equal(fuse([seen, apart, apart]), apart)
+    np.testing.assert_array_equal(fuse([apart, seen, seen]), in_order(seen))
 
 
 @pytest.mark.parametrize("voters", [1, 2, 3, 5])
-def test_unanimous_ballots_are_the_result(voters: int) -> None:
-    ballot = random_ballot(1)
-    ballot[np.isin(ballot, np.flatnonzero(np.bincount(ballot.ravel()) < SMALLEST_CELL))] = 0
-    ballot = in_order(ballot)
-    np.testing.assert_array_equal(vote([ballot] * voters), ballot)
-    for values in agreements([ballot] * voters):
-        np.testing.assert_allclose(values, np.arange(ballot.max() + 1) > 0)
+def test_unanimous_candidates_are_the_result(voters: int) -> None:
+    candidate = random_candidate(1)
+    candidate[
+        np.isin(candidate, np.flatnonzero(np.bincount(candidate.ravel()) < SMALLEST_CELL))
+    ] = 0
+    candidate = in_order(candidate)
+    np.testing.assert_array_equal(fuse([candidate] * voters), candidate)
+    for values in agreements([candidate] * voters):
+        np.testing.assert_allclose(values, np.arange(candidate.max() + 1) > 0)
 
 
 def test_no_cells() -> None:
     empty, apart = np.zeros((20, 40), np.int32), halves()[0]
-    assert not vote([empty, empty]).any()
-    assert not vote([empty, apart, empty]).any()
-    np.testing.assert_array_equal(vote([empty, apart, apart]), apart)
+    assert not fuse([empty, empty]).any()
+    assert not fuse([empty, apart, empty]).any()
+    np.testing.assert_array_equal(fuse([empty, apart, apart]), apart)
 
 
 def test_numbers_follow_first_pixels() -> None:
-    truth = random_ballot(3)
-    found = vote([moved(truth, seed) for seed in range(3)])
+    truth = random_candidate(3)
+    found = fuse([moved(truth, seed) for seed in range(3)])
     first = np.full(found.max() + 1, UNSEEN)
     np.minimum.at(first, found.ravel(), np.arange(found.size))
     assert (np.diff(first[1:]) > 0).all()
@@ -211,7 +215,7 @@ def class_maps(picture: Picture, model: Model, vote: bool = True) -> np.ndarray:
     return see(survey(hold(picture), model, options), model, options).maps.classes
 
 
-def test_each_fold_has_its_ballot(model: Model, pixels: np.ndarray) -> None:
+def test_each_fold_has_its_candidate(model: Model, pixels: np.ndarray) -> None:
     maps = class_maps(as_picture(pixels), model)
     assert [found.shape for found in maps] == [pixels.shape[:2]] * 3
     for network, found in zip(model.networks, maps, strict=True):
