@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from reunet.cli_help import Taught
 from reunet.cli_outputs import FOLDER, RANGE, CannotStart, iou_range, parsed, score_pairs
 
 NAMED_AT_MOST = 5  # files named in a message about many
@@ -76,7 +77,13 @@ def _verdicts(
     return fine
 
 
-@click.command()
+@click.command(
+    cls=Taught,
+    examples=[
+        "reunet evaluate --gt truth --seg labels --csv scores.csv",
+        "reunet evaluate --gt truth --seg labels --iou 0.5:0.95:0.05",
+    ],
+)
 @click.option("--gt", "truths", required=True, type=FOLDER, help="Folder of true labels.")
 @click.option(
     "--seg", "predictions", required=True, type=FOLDER, help="Folder of predicted labels."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reunet.cli_help import Taught
 from reunet.options import LAYOUTS
 
 if TYPE_CHECKING:
@@ -149,7 +150,13 @@ def makers_of(overlays: bool, table: bool, html: bool, formats: Sequence[str] | 
     return {name: make for name, make in WRITERS.items() if wanted.get(name)}
 
 
-@click.command()
+@click.command(
+    cls=Taught,
+    examples=[
+        "reunet export labels images --table --export geojson,roi",
+        "reunet export masks images -o tables --table        # masks of another program",
+    ],
+)
 @click.argument("labels", metavar="LABELS", type=FOLDER)
 @click.argument("images", metavar="IMAGES", type=FOLDER)
 @click.option("-o", "--output", metavar="FOLDER", type=FOLDER, help="[default: that of the labels]")
@@ -176,7 +183,9 @@ def export(
     _make(labels, images, output, makers, size, needed=True)
 
 
-@click.command()
+@click.command(
+    cls=Taught, examples=["reunet report labels --images images --gt truth   # the worst first"]
+)
 @click.argument("folder", metavar="FOLDER", type=FOLDER)
 @click.option("--images", type=FOLDER, help="Their images.  [default: what report.json names]")
 @click.option("--gt", "truths", type=FOLDER, help="Folder of true labels: shows how well it went.")

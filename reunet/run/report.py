@@ -93,7 +93,7 @@ def reporting(
     due = write("running")
     try:
         for outcome in outcomes:
-            entries.append(_entry(outcome))
+            entries.append(entry_of(outcome))
             if time.monotonic() > due:
                 with contextlib.suppress(ImageError):
                     due = write("running")
@@ -104,7 +104,8 @@ def reporting(
     write("finished")
 
 
-def _entry(outcome: Outcome) -> dict[str, Any]:
+def entry_of(outcome: Outcome) -> dict[str, Any]:
+    """What the report tells of an image."""
     status = "failed" if outcome.error else "kept" if outcome.kept else "done"
     return {
         "image": outcome.image.name,
