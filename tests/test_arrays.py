@@ -91,6 +91,24 @@ def test_other_libraries_arrays() -> None:
     assert picture.notes == ("masked values were set to 0",)
 
 
+def test_arrays_of_dask() -> None:
+    dask_array = pytest.importorskip("dask.array", reason="needs pip install 'reunet[dask]'")
+    np.testing.assert_array_equal(pixels_of(dask_array.from_array(COLOUR, chunks=16)), COLOUR)
+
+
+def test_arrays_of_zarr(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs pip install 'reunet[zarr]'")
+    stored = zarr.create_array(tmp_path / "a.zarr", shape=GREY.shape, dtype=">u2", chunks=(16, 16))
+    stored[:] = GREY
+    np.testing.assert_array_equal(pixels_of(stored)[..., 0], GREY)
+
+
+def test_arrays_of_xarray_name_their_axes() -> None:
+    xarray = pytest.importorskip("xarray", reason="needs pip install xarray")
+    named = xarray.DataArray(np.moveaxis(COLOUR, -1, 0), dims=("c", "y", "x"))
+    np.testing.assert_array_equal(pixels_of(named), COLOUR)
+
+
 @pytest.mark.parametrize(
     "image", [None, object(), {"a": 1}, [[1, 2], [3]], np.array([["a"]]), np.ones((4, 4), complex)]
 )
