@@ -29,7 +29,7 @@ from reunet.cli_outputs import (
     output_options,
 )
 from reunet.cli_talk import Manner, Talk, show, talk_options
-from reunet.options import DECODERS, DEVICES, ENCODINGS, Options
+from reunet.options import DECODERS, DEVICES, ENCODINGS, QUALITIES, Options
 from reunet.streams import never_fail
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
 
 GROUPS = {  # of the options of `reunet predict`, in its help
     "Cells": ("diameter", "min_area", "drop_edge_cells", "decoder", "enlarge", "vote"),
-    "Quality against time": ("tta", "skip_empty", "budget"),
+    "Quality against time": ("quality", "budget", "tta", "skip_empty"),
     "Network": ("weights", "folds", "device"),
     "Written beside the labels": ("overlays", "table", "html", "formats", "report"),
     "Files": ("labels", "pixel_size", "resume"),
@@ -76,7 +76,7 @@ GROUPS = {  # of the options of `reunet predict`, in its help
 }
 EXAMPLES = (
     "reunet predict images labels                        # a folder, the best there is",
-    "reunet predict slide.tif labels --no-tta            # faster, nearly as good",
+    "reunet predict slide.tif labels --quality fast      # faster, nearly as good",
     "reunet predict images labels --diameter 42          # where the size is misjudged",
     "reunet predict images labels --overlays --table     # look at them, and measure",
 )
@@ -109,10 +109,17 @@ EXAMPLES = (
     help="Folds vote on cells, or their logits are averaged (as in the paper).",
 )
 @click.option(
-    "--tta/--no-tta",
-    default=True,
+    "--quality",
+    type=click.Choice(QUALITIES),
+    default="standard",
     show_default=True,
-    help="Average over mirror images: up to four times the time, F1 better by 0.004.",
+    help="fast: one fold, no mirror images, two to four times as fast. standard: all folds, mirror "
+    "images. best: tiles overlap by half too, up to twice the time. docs/speed.md has the figures.",
+)
+@click.option(
+    "--tta/--no-tta",
+    default=None,
+    help="Average over mirror images, whatever the quality.",
 )
 @click.option(
     "--skip-empty/--all-tiles",

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DECODERS = ("field", "regrow", "paper")  # of `instances.peaks` (field) and `instances.decode`
 ENCODINGS = ("paper", "thin")  # of `instances.encode`
+QUALITIES = ("fast", "standard", "best")
 LAYOUTS = ("viewer", "challenge")  # of label files, see `io.labels`
+FINE_STEP = 0.5  # of a tile, that `best` puts its tiles apart: nnU-Net's
 SMALLEST_CELL = 16  # px: the decoders drop what is smaller
 
 
@@ -20,13 +22,14 @@ class Options:
     Raises ValueError for a value that does not exist.
     """
 
+    quality: str = "standard"  # of QUALITIES: how much time accuracy may take, see below
     decoder: str | None = None  # of DECODERS (None: the bundle's)
     vote: bool = True  # folds vote on cells; else their logits are averaged (paper §2.7)
-    tta: bool = True  # test-time augmentation: average over the four mirror images
+    tta: bool | None = None  # average over the four mirror images (None: as `quality` says)
     skip_empty: bool = True  # tiles on which nothing is to be seen are background
     enlarge: bool = True  # of bundles without a size of cells: a second pass over small cells
     diameter: float | None = None  # px, of the typical cell (None: estimated for every image)
-    step: float | None = None  # distance of tiles as a share of one (None: the bundle's)
+    step: float | None = None  # distance of tiles as a share of one (None: as `quality` says)
     budget: str | None = None  # `challenge` or seconds an image, see `inference.budget`
     min_area: str | float | None = None  # of a cell: px, or text such as "20um2"
     drop_edge_cells: bool = False  # drop cells that the image's edge cuts
@@ -37,9 +40,20 @@ class Options:
         """Complain of what does not exist, wherever it comes from."""
         if self.decoder is not None and self.decoder not in DECODERS:
             raise ValueError(f"decoder {self.decoder!r} does not exist: choose from {DECODERS}")
+        if self.quality not in QUALITIES:
+            raise ValueError(f"quality {self.quality!r} does not exist: choose from {QUALITIES}")
         if self.labels not in LAYOUTS:
             raise ValueError(f"labels {self.labels!r} do not exist: choose from {LAYOUTS}")
         if self.diameter is not None and not self.diameter > 0:
             raise ValueError(f"diameter {self.diameter} px: give a number above 0, or none")
         if self.step is not None and not 0 < self.step <= 1:
             raise ValueError(f"step {self.step}: choose a share of a tile, above 0 and up to 1")
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether there is test-time augmentation: in all levels of quality but `fast`."""
+        return self.quality != "fast" if self.tta is None else self.tta
+
+    def step_of(self, bundle: float) -> float:
+        """Distance of tiles as a share of one: half a tile for the `best`, else the bundle's."""
+        return self.step or (min(bundle, FINE_STEP) if self.quality == "best" else bundle)

@@ -170,11 +170,14 @@ def what_fits(
 
     spent: seconds that are gone already. tile_seconds: see `budget.fit`.
     """
-    if options.budget is None:
-        return model, options, not_done(model, options, view.shape)
-    seconds = allowance(options.budget, view.of) - spent
-    few, asked, note = fit(model, options, view.shape, seconds, tile_seconds)
-    return few, asked, (note, *not_done(model, options, view.shape))
+    told: tuple[str, ...] = ()
+    if options.quality == "fast" and len(model.folds) > 1:
+        model, told = model.first(1), (f"quality fast: fold {model.folds[0]} alone",)
+    if options.budget is not None:
+        seconds = allowance(options.budget, view.of) - spent
+        model, options, note = fit(model, options, view.shape, seconds, tile_seconds)
+        told = (*told, note)
+    return model, options, (*told, *not_done(model, options, view.shape))
 
 
 def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[str, ...]:

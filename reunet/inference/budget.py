@@ -134,7 +134,7 @@ def fit(
     seconds -= time.perf_counter() - started
     per_pixel = tile_seconds[tile] / prod(tile)
     second_pass = options.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
-    candidates = plans(len(model.folds), options.tta, second_pass, tiling.step)
+    candidates = plans(len(model.folds), options.mirrors, second_pass, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel
     note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"

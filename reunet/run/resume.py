@@ -36,11 +36,13 @@ def settings_line(model: Model, options: Options) -> str:
     one count as the same.
     """
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
-    choices = "mirrored" if options.tta else "not mirrored"
+    choices = "mirrored" if options.mirrors else "not mirrored"
     choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
     choices += ", averaged" * (not options.vote)
     choices += f", cells of {options.diameter:g} px" if options.diameter else ""
-    choices += f", tiles {options.step:g} apart" if options.step else ""
+    step = options.step_of(model.bundle.step)
+    choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
+    choices += ", first fold" * (options.quality == "fast" and len(model.folds) > 1)
     choices += f", decoder {options.decoder or model.bundle.decoder}"
     choices += f", budget {options.budget}" if options.budget else ""
     return f"reunet {reunet.__version__}, {weights}, {choices}{which_cells(options)}"
