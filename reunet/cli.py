@@ -29,7 +29,7 @@ from reunet.cli_outputs import (
     output_options,
 )
 from reunet.cli_talk import Manner, Talk, show, talk_options
-from reunet.options import DECODERS, DEVICES, ENCODINGS, QUALITIES, Options
+from reunet.options import DECODERS, DEVICES, ENCODINGS, PRECISIONS, QUALITIES, Options
 from reunet.streams import never_fail
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check_budget(_: click.Context, __: click.Parameter, value: str | None) -> st
 GROUPS = {  # of the options of `reunet predict`, in its help
     "Cells": ("diameter", "min_area", "drop_edge_cells", "decoder", "enlarge", "vote"),
     "Quality against time": ("quality", "budget", "tta", "skip_empty"),
-    "Network": ("weights", "folds", "device"),
+    "Network": ("weights", "folds", "device", "precision"),
     "Written beside the labels": ("overlays", "table", "html", "formats", "report"),
     "Files": ("labels", "pixel_size", "resume"),
     "Told on the way": ("quiet", "verbose", "log_json"),
@@ -94,6 +94,13 @@ EXAMPLES = (
     default="auto",
     show_default=True,
     help="Where the network computes; auto takes the fastest there is.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Of numbers on a CPU; auto takes bf16, twice as fast, where the processor has it.",
 )
 @click.option(
     "--decoder",
@@ -160,6 +167,7 @@ def predict(
     output: Path,
     weights: Path | None,
     device: str,
+    precision: str,
     folds: str | None,
     resume: bool,
     report: bool,
@@ -178,7 +186,7 @@ def predict(
     done: list[Outcome] = []
     with interruptible(done), one_line_warnings() as warned:
         images = find_images(source, output, quiet)
-        model = start(output, weights, device, folds)
+        model = start(output, weights, device, folds, precision)
         talk = Talk(Manner(quiet, verbose, log_json), len(images), done)
         from reunet.run.batch import segment_files
 
@@ -254,13 +262,15 @@ def one_line_warnings() -> Iterator[list[str]]:
         yield texts
 
 
-def start(output: Path, weights: Path | None, device: str, folds: str | None) -> "Model":
+def start(
+    output: Path, weights: Path | None, device: str, folds: str | None, precision: str
+) -> "Model":
     """The model, and a folder to write to. Raises CannotStart."""
     from reunet.io.atomic import remove_leftovers
     from reunet.model import load_model
 
     try:
-        model = load_model(weights, device, folds.split(",") if folds else None)
+        model = load_model(weights, device, folds.split(",") if folds else None, precision)
         output.mkdir(parents=True, exist_ok=True)
     except ValueError as error:
         raise CannotStart(str(error)) from error

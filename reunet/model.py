@@ -15,6 +15,7 @@ from reunet.inference.size import SizeNetwork
 from reunet.inference.tiles import Tiling
 from reunet.network.bundle import Bundle, choose_folds, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
+from reunet.network.precision import Precision, choose_precision
 from reunet.network.shipped import shipped_folder
 from reunet.options import DEVICES, Options
 
@@ -36,6 +37,7 @@ class Model:
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
     size_network: SizeNetwork | None = None  # estimates the size of cells
+    precision: str = "f32"  # that it computes in: f32 or bf16 on a CPU, f16 on NVIDIA's GPUs
 
     def tiling(self, options: Options = Options()) -> Tiling:  # noqa: B008 - it is frozen
         """How `sliding_window` cuts images for this model."""
@@ -59,7 +61,8 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """What `received` makes a model of again."""
         folder = str(self.bundle.folder.resolve())
-        return received, (folder, self.bundle.about["sha256"], self.device, self.folds)
+        about = self.bundle.about["sha256"]
+        return received, (folder, about, self.device, self.folds, self.precision)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         """What Dask tells tasks apart by: networks of the same origin are the same."""
@@ -72,13 +75,18 @@ class Model:
 
 
 def load_model(
-    weights: str | Path | None = None, device: str = "auto", folds: Sequence[str] | None = None
+    weights: str | Path | None = None,
+    device: str = "auto",
+    folds: Sequence[str] | None = None,
+    precision: str = "auto",
 ) -> Model:
     """Load a weight bundle.
 
     weights: folder of a bundle (None: the one that comes with reunet and suits the device).
     device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
     use (None: all). The first fold is loaded at once, the others when they are first used.
+    precision: of networks on a CPU: auto, f32 or bf16; auto takes bf16 where the processor has
+    instructions for it. GPUs have one of their own.
     Raises WeightsError, or DeviceError for a device that this machine lacks or that fails; where
     auto chose it, a warning is given and the CPU takes over, here and later on.
     """
@@ -86,9 +94,11 @@ def load_model(
     bundle = open_bundle(Path(weights) if weights else default_weights(chosen))
     names = choose_folds(bundle, folds)
     if chosen == "cpu":
-        on_cpu = tuple(Fold(bundle, name) for name in names)
+        number = _precision(precision)
+        on_cpu = tuple(Fold(bundle, name, number) for name in names)
         on_cpu[0].load()
-        return Model(bundle, on_cpu, names, chosen, size_network=_size_network(bundle))
+        size = _size_network(bundle)
+        return Model(bundle, on_cpu, names, chosen, size_network=size, precision=number)
     try:
         return _on_gpu(bundle, names, chosen)
     except RuntimeError as error:
@@ -96,10 +106,19 @@ def load_model(
         if device != "auto":
             raise DeviceError(f"{cause}: use --device cpu") from error
         warn(f"{cause}: going on on the CPU")
-    return load_model(weights, "cpu", folds)
+    return load_model(weights, "cpu", folds, precision)
 
 
-def received(folder: str, hashes: dict[str, str], device: str, folds: Sequence[str]) -> Model:
+def _precision(name: str) -> Precision:
+    try:
+        return choose_precision(name)
+    except ValueError as error:
+        raise DeviceError(str(error)) from error
+
+
+def received(
+    folder: str, hashes: dict[str, str], device: str, folds: Sequence[str], precision: str
+) -> Model:
     """The model that was pickled, with its bundle as it is on this machine.
 
     folder: where the bundle lay. hashes: of its files. Where the folder is missing, the bundle that
@@ -113,14 +132,15 @@ def received(folder: str, hashes: dict[str, str], device: str, folds: Sequence[s
             f"{folder}: the model was made from this bundle, which is missing here or was changed: "
             "copy it there, or load the model on this machine"
         )
-    return load_model(there, device, folds)
+    return load_model(there, device, folds, precision if device == "cpu" else "auto")
 
 
 def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
     gpu = Gpu(device)
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
-    model = Model(bundle, networks, names, device, size_network=_size_network(bundle))
+    size, number = _size_network(bundle), "f16" if device == "cuda" else "f32"
+    model = Model(bundle, networks, names, device, size_network=size, precision=number)
     longest = few_tiles(model.tiling()).longest
     return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
 

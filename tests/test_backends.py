@@ -350,7 +350,7 @@ def blood() -> np.ndarray:
 
 def test_a_gpu_finds_what_the_cpu_finds(bundle: Path) -> None:
     gpu, networks = on_gpu(bundle)
-    model = models.load_model(bundle, "cpu")
+    model = models.load_model(bundle, "cpu", precision="f32")
     tiling = model.tiling()
     found = classify(blood(), OnGpu(networks), replace(tiling, batch=6))
     assert not gpu.failed

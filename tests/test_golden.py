@@ -22,13 +22,15 @@ sys.path.insert(0, str(ROOT / "tests" / "golden"))
 from inputs import OPTIONS, make_inputs
 
 STORED = ROOT / "tests" / "golden" / "labels"
+FLOAT32 = ["--precision", "f32"]  # which every processor has
 CELLS, PIXELS = 0.99, 0.995
 
 
 def labels_of(name: str, folder: Path) -> dict[str, np.ndarray]:
     """Label images that the command makes of an input of `golden.inputs`, by file name."""
     output = folder / name
-    options = ["--weights", str(ROOT / "weights" / "compact"), "--device", "cpu", *OPTIONS[name]]
+    options = ["--weights", str(ROOT / "weights" / "compact"), "--device", "cpu", *FLOAT32]
+    options += OPTIONS[name]
     main(["predict", str(make_inputs(folder)[name]), str(output), *options], standalone_mode=False)
     return {path.name: tifffile.imread(path) for path in sorted(output.glob("*_label.tiff"))}
 

@@ -1,16 +1,23 @@
 """bfloat16 where the processor has instructions for it, and float32 elsewhere."""
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from click.testing import CliRunner
 
 from conftest import ROOT, SAMPLE_IMAGES
+from reunet import Options, cli, load_model
 from reunet.inference.normalise import normalise_channels, z_score
 from reunet.io.images import read_image
 from reunet.network import openvino_backend, precision
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.network.precision import Precision, choose_precision, cpu_precision
+from reunet.run.report import describe
+from reunet.run.resume import settings_line
 
 NATIVE = pytest.mark.skipif(cpu_precision() != "bf16", reason="no bfloat16 on this processor")
 X86 = (
@@ -95,3 +102,25 @@ def test_a_stored_graph_is_only_used_for_its_own_precision(
     found = openvino_backend.build_network(*parts, "f32")(tile)
     np.testing.assert_array_equal(found, expected)
     assert len(list((tmp_path / "reunet").glob("*.blob"))) == 2
+
+
+def test_model_origin_and_pickle_know_the_precision(bundle: Path) -> None:
+    single = load_model(bundle, "cpu", precision="f32")
+    assert single.precision == "f32"
+    assert pickle.loads(pickle.dumps(single)).precision == "f32"
+    assert " in bf16" not in settings_line(single, Options())
+    assert load_model(bundle, "cpu").precision == cpu_precision()
+    half = replace(single, precision="bf16")
+    assert ", in bf16" in settings_line(half, Options())
+    assert describe(half, Options(), {})["model"]["precision"] == "bf16"
+
+
+def test_bf16_that_the_processor_lacks_is_one_line(
+    bundle: Path, tmp_path: Path, cpuinfo: Path
+) -> None:
+    cpuinfo.write_text(X86.format(""))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), np.uint8))
+    command = ["predict", str(tmp_path / "a.tif"), str(tmp_path / "out"), "--precision", "bf16"]
+    result = CliRunner().invoke(cli.main, [*command, "--weights", str(bundle)])
+    assert result.exit_code == 2
+    assert result.output.count("use --precision auto") == 1

@@ -16,6 +16,7 @@ from reunet.inference.ensemble import Average, Ensemble, Network
 from reunet.inference.tiles import Flip
 from reunet.network.architecture import Architecture
 from reunet.network.bundle import SIZE, Bundle, load_tensors
+from reunet.network.precision import Precision
 
 if TYPE_CHECKING:
     from reunet.network.torch_backend import TorchNetwork
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Fold:
     """A fold on the CPU: by OpenVINO, or by PyTorch where that is missing or fails."""
 
-    def __init__(self, bundle: Bundle, name: str) -> None:
-        self.bundle, self.name = bundle, name
+    def __init__(self, bundle: Bundle, name: str, precision: Precision = "f32") -> None:
+        self.bundle, self.name, self.precision = bundle, name, precision
         self._network: Network | None = None
         self._by_torch = False
 
@@ -61,7 +62,7 @@ class Fold:
     def _by_openvino(self) -> Network:
         from reunet.network import openvino_backend
 
-        return openvino_backend.build_network(*self._parts(), self.bundle.tile)
+        return openvino_backend.build_network(*self._parts(), self.bundle.tile, self.precision)
 
     def _on_torch(self) -> Network:
         from reunet.network import torch_backend

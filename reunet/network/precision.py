@@ -7,9 +7,10 @@ it there, slower than float32. Legend: bf16, f32 are OpenVINO's names of the two
 from pathlib import Path
 from typing import Literal
 
+from reunet.options import PRECISIONS
+
 Precision = Literal["f32", "bf16"]
 
-PRECISIONS = ("auto", "f32", "bf16")
 CPUINFO = Path("/proc/cpuinfo")
 FLAGS = {"avx512_bf16", "amx_bf16"}  # products of bfloat16 on x86; OpenVINO has none for Arm
 

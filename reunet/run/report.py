@@ -6,7 +6,8 @@
       "started": "2025-01-31T09:00:00+00:00",
       "seconds": 12.3,               since then; loading the model is not part of it
       "settings": {...},             as the command took them: input, device, mirroring …
-      "model": {"bundle": "compact", "hash": "…", "folds": ["0"], "sha256": {FILE: "…"}},
+      "model": {"bundle": "compact", "hash": "…", "folds": ["0"],
+                "precision": "bf16", "sha256": {FILE: "…"}},
       "summary": {"images": 3, "done": 1, "kept": 1, "failed": 1, "waiting": 0, "cells": 57},
       "warnings": [...],             what went otherwise than asked for, such as a lost GPU
       "images": [                    in the order in which they were done
@@ -59,6 +60,7 @@ def describe(model: Model, options: Options, settings: Mapping[str, str | bool])
             "bundle": bundle.folder.name,
             "hash": model_hash(model),
             "folds": [*model.folds],
+            "precision": model.precision,
             "sha256": bundle.about["sha256"],
         },
     }

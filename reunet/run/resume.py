@@ -33,7 +33,7 @@ def settings_line(model: Model, options: Options) -> str:
     """Everything but the image that labels depend on, in one line.
 
     What a budget allows depends on how fast the machine is at the time; labels made within the same
-    one count as the same.
+    one count as the same. Where no number format is named, networks computed in float32.
     """
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
     choices = "mirrored" if options.mirrors else "not mirrored"
@@ -43,6 +43,7 @@ def settings_line(model: Model, options: Options) -> str:
     step = options.step_of(model.bundle.step)
     choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
     choices += ", first fold" * (options.quality == "fast" and len(model.folds) > 1)
+    choices += f", in {model.precision}" if model.precision != "f32" else ""
     choices += f", decoder {options.decoder or model.bundle.decoder}"
     choices += f", budget {options.budget}" if options.budget else ""
     return f"reunet {reunet.__version__}, {weights}, {choices}{which_cells(options)}"

@@ -36,6 +36,7 @@ def labels_of(commit: str, inputs: dict[str, Path], work: Path) -> dict[str, Lab
     for name, options in OPTIONS.items():
         command = [sys.executable, "-c", START.format(str(source)), "predict", str(inputs[name])]
         weights = ["--weights", str(ROOT / "weights" / "compact"), "--device", "cpu"]
+        weights += ["--precision", "f32"] * (source / "reunet/network/precision.py").exists()
         subprocess.run([*command, str(work / name), *weights, *options], check=True)
     return read_labels(work)
 
