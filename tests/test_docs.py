@@ -13,7 +13,7 @@ from reunet.cli import main
 from reunet.io.export.tables import CELL_COLUMNS, IMAGE_COLUMNS
 from reunet.iou_range import COLUMNS
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 LONGEST_README = 8000  # bytes: a first reader finishes it
 
 

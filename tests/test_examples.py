@@ -1,0 +1,109 @@
+"""Every script in examples/, run as its first lines say."""
+
+import csv
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from conftest import PICTURES, REUNET, ROOT
+from reunet import load_model, segment
+from reunet.options import Options
+
+EXAMPLES = ROOT / "examples"
+QUICK = Options(tta=False)
+
+
+def run(name: str, *arguments: str | Path, code: int = 0) -> str:
+    program = "sh" if name.endswith(".sh") else sys.executable
+    path = f"{REUNET.parent}{os.pathsep}{os.environ['PATH']}"
+    command = [program, EXAMPLES / name, *map(str, arguments)]
+    environment = {**os.environ, "PATH": path}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    names = [path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")]
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert names
+    assert all(f'run("{name}"' in here.replace("\n        ", "") for name in names)
+    assert all(name in listed for name in names)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two images of nuclei and a file that is none."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.asarray(Image.open(PICTURES / "nuclei.png").convert("L"))[:100, :140]
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[::-1]).save(folder / "c.png")
+    return folder
+
+
+def cells_in(image: Path) -> int:
+    return int(segment(image, load_model(device="cpu"), QUICK).max())
+
+
+@pytest.mark.filterwarnings("ignore::reunet.errors.ReUNetWarning")
+def test_one_image(images: Path, tmp_path: Path) -> None:
+    run("one_image.py", images / "a.png", tmp_path / "out")
+    labels = tifffile.imread(tmp_path / "out/labels.tif")
+    with (tmp_path / "out/cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == labels.max() > 0
+    assert sum(int(row["area_px"]) for row in rows) == np.count_nonzero(labels)
+    assert Image.open(tmp_path / "out/probability.png").size == labels.shape[::-1]
+
+
+@pytest.mark.filterwarnings("ignore::reunet.errors.ReUNetWarning")
+def test_a_folder(images: Path, tmp_path: Path) -> None:
+    (images / "b.png").write_text("no image")
+    told = run("folder.py", images, tmp_path / "labels", code=1)
+    assert f"a.png: {cells_in(images / 'a.png')} cells" in told
+    assert "b.png: not a PNG" in told
+    assert (tmp_path / "labels/c_label.tiff").exists()
+
+
+@pytest.mark.filterwarnings("ignore::reunet.errors.ReUNetWarning")
+def test_a_slide(images: Path, tmp_path: Path) -> None:
+    slide = tmp_path / "slide.tif"
+    pixels = np.asarray(Image.open(images / "a.png"))
+    um = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(slide, pixels, ome=True, metadata={"axes": "YX", **um})
+    told = run("slide.py", slide, tmp_path / "label.tiff")
+    cells = tifffile.imread(tmp_path / "label.tiff").max()
+    assert f"{cells} cells in " in told
+    assert f"{cells / (pixels.size * 0.25 / 1e6):.0f} cells a mm²" in told
+
+
+@pytest.mark.filterwarnings("ignore::reunet.errors.ReUNetWarning")
+def test_processes(images: Path, tmp_path: Path) -> None:
+    told = run("processes.py", images, tmp_path / "labels", "2")
+    assert set(told.split("\n")) >= {
+        f"{name}: {cells_in(images / name)} cells" for name in ("a.png", "c.png")
+    }
+
+
+@pytest.mark.skipif(not find_spec("nnunetv2"), reason="nnU-Net is not installed")
+@pytest.mark.filterwarnings("ignore::reunet.errors.ReUNetWarning")
+def test_training(images: Path, tmp_path: Path) -> None:
+    """Up to where it would begin: training itself is in tests/training/test_lab.py."""
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for image in images.iterdir():
+        found = segment(image, load_model(device="cpu"), QUICK)
+        tifffile.imwrite(labels / f"{image.stem}_label.tiff", found)
+    folders = images, labels, tmp_path / "weights", images, tmp_path / "found"
+    told = run("train.sh", *folders, "--dry-run", "--hours", "1")
+    assert "found 2 images with labels" in told
+    assert not (tmp_path / "weights").exists()
