@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -189,19 +190,34 @@ def run(
     help="Folder of images that must not be learnt from, such as those for validation.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what disk and time it takes; do nothing.")
-def selftrain(dry_run: bool, ratio: float | None, **options: Any) -> None:
+def selftrain(
+    dry_run: bool,
+    ratio: float | None,
+    root: Path,
+    preset: str,
+    start: str | None,
+    folds: list[int | str],
+    **options: Any,
+) -> None:
     """Rounds of self-training: the folds label images and are trained on, with them."""
     from reunet.training.selftrain.forecast import forecast
+    from reunet.training.selftrain.pseudo import Labelling
     from reunet.training.selftrain.rounds import SelfTraining, self_train
 
+    def taken(kind: type) -> dict[str, Any]:
+        """The options that are fields of a class."""
+        return {f.name: options.pop(f.name) for f in fields(kind) if f.name in options}
+
     limit_processes(options["device"])
-    root, preset = options["root"].resolve(), options["preset"]
-    weightmap = layout.checkpoint(root, preset, "weightmap")
-    options |= {"root": root, "start": options["start"] or str(weightmap)}
-    options["folds"] = tuple(options["folds"])
+    root = root.resolve()
     share = ratio or (PSEUDO_SHARE if PRESETS[preset].balanced else None)
-    plan = SelfTraining(share=share, **options)
-    for folder in (plan.unlabelled, *plan.others, *([plan.truth] if plan.truth else [])):
+    teacher = start or str(layout.checkpoint(root, preset, "weightmap"))
+    job = Job(preset, start=teacher, pseudo_share=share, **taken(Job))
+    plan = SelfTraining(
+        root, folds=tuple(folds), job=job, labelling=Labelling(**taken(Labelling)), **options
+    )
+    truth = plan.labelling.truth
+    for folder in (plan.unlabelled, *plan.others, *([truth] if truth else [])):
         if not folder.is_dir():
             raise CannotStart(f"{folder}: no such folder")
     try:

@@ -55,6 +55,11 @@ def instances_file(root: Path, case: str) -> Path:
     return raw(root) / "instancesTr" / f"{case}_label.tiff"
 
 
+def digest_file(root: Path, case: str) -> Path:
+    """sha256 of the pixels of a case's image, before it was brought to another size."""
+    return raw(root) / "digestsTr" / f"{case}.sha256"
+
+
 def preprocessed(root: Path) -> Path:
     """The data set as training reads it."""
     return root / "preprocessed" / DATASET

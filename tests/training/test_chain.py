@@ -314,7 +314,7 @@ def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: 
     base.mkdir(parents=True)
     dataset.write_json(root / "raw" / layout.DATASET / "dataset.json", {"cases": {}})
     dataset.write_json(base / "cases.json", {})
-    images, left_out = store_images(chain.data / "images", root, PRESETS["tiny"].patch)
+    images, left_out = store_images(chain.data / "images", root, "tiny")
     assert len(images) == 8
     assert not left_out
     theirs = chain.root / "preprocessed" / layout.DATASET / "nnUNetPlans_2d"

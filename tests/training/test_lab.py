@@ -265,10 +265,16 @@ def test_the_command_goes_on_where_it_was_interrupted(
 ) -> None:
     """Ctrl-C after the first epoch is one line; then it ends, and once more does nothing."""
     out = tmp_path / "out"
-    command = [REUNET, "train", *data, out, "--start", tiny_bundle, "--hours", "0.02"]
+    command = [REUNET, "train", *data, out, "--start", tiny_bundle, "--hours", "0.3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_compile": "f"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as running:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        **pipes,
+    ) as running:  # a shell's background would have it ignore Ctrl-C
         assert running.stdout
         assert running.stderr
         said = []
@@ -281,6 +287,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert (errors, running.returncode) == (f"{INTERRUPTED}\n", 130)
     assert len(said) < 20
     assert not any("nnU-Net:" in line or "plans" in line for line in said)
+    command[-1] = "0.001"  # over already
     result = subprocess.run(command, env=environment, **pipes)
     assert (result.returncode, result.stderr) == (0, "")
     assert "goes on at epoch 1" in result.stdout

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import blosc2
@@ -42,6 +41,7 @@ from reunet.training.fit.trainer import nnUNetTrainerReUNet
 from reunet.training.presets import PRESETS, ROUNDS
 from reunet.training.release.history import load_checkpoint, started_from, summary
 from reunet.training.selftrain import pseudo, rounds, teacher, unlabelled
+from reunet.training.selftrain.expected import Expected, expectations, why_rejected
 from reunet.training.selftrain.parallel import run_each
 
 TINY = PRESETS["tiny"]
@@ -122,7 +122,9 @@ def plan(root: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> rounds.Se
     monkeypatch.setattr(rounds, "run_each", here)
     monkeypatch.setattr(rounds, "train_fold", train_fold)
     start = layout.results_folder(root, "tiny", "weightmap") / "fold_{fold}" / layout.FINAL
-    return rounds.SelfTraining(root, images, "tiny", (0, 1), str(start), tta=False)
+    return rounds.SelfTraining(
+        root, images, (0, 1), jobs.Job("tiny", start=str(start)), pseudo.Labelling(tta=False)
+    )
 
 
 def open_blosc(path: Path) -> np.ndarray:
@@ -143,7 +145,7 @@ def test_images_of_the_labelled_set_are_left_out_by_content(root: Path, images: 
     Image.fromarray(picture(6)).save(images / "image3.bmp")
     (images / "broken.png").write_bytes(b"\x89PNG")
     (images / "notes.txt").write_text("no image")
-    found, left_out = unlabelled.store_images(images, root, TINY.patch)
+    found, left_out = unlabelled.store_images(images, root, "tiny")
     assert {image.name for image in found} == {
         "crop.png", "image3.bmp", "image4.png", "image5.png", "twice.png",
     }  # fmt: skip
@@ -157,7 +159,7 @@ def test_images_of_the_labelled_set_are_left_out_by_content(root: Path, images: 
 
 def test_two_unlabelled_images_alike_count_once(root: Path, images: Path) -> None:
     Image.fromarray(picture(3)).save(images / "twin.png")
-    found, left_out = unlabelled.store_images(images, root, TINY.patch)
+    found, left_out = unlabelled.store_images(images, root, "tiny")
     assert len(found) == 3
     assert list(left_out) == ["twin.png"]
     assert "here twice, as image3.png" in left_out["twin.png"]
@@ -166,35 +168,35 @@ def test_two_unlabelled_images_alike_count_once(root: Path, images: Path) -> Non
 def test_images_of_other_folders_can_be_left_out(root: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "validation").mkdir()
     Image.fromarray(picture(4)).save(tmp_path / "validation" / "held_back.tif")
-    found, left_out = unlabelled.store_images(images, root, TINY.patch, [tmp_path / "validation"])
+    found, left_out = unlabelled.store_images(images, root, "tiny", [tmp_path / "validation"])
     assert {image.name for image in found} == {"image3.png", "image5.png"}
     assert "held_back.tif" in left_out["image4.png"]
 
 
 def test_no_name_hides_a_labelled_case(root: Path, images: Path) -> None:
     Image.fromarray(picture(7)).save(images / "case1.png")
-    found, _ = unlabelled.store_images(images, root, TINY.patch)
+    found, _ = unlabelled.store_images(images, root, "tiny")
     labelled = dataset.read_cases(root)
     assert len({image.case for image in found}) == 4
     assert not {image.case for image in found} & labelled.keys()
 
 
 def test_images_are_stored_once_and_anew_when_they_change(root: Path, images: Path) -> None:
-    first, _ = unlabelled.store_images(images, root, TINY.patch)
+    first, _ = unlabelled.store_images(images, root, "tiny")
     folder = layout.unlabelled_folder(root)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again, _ = unlabelled.store_images(images, root, TINY.patch)
+    again, _ = unlabelled.store_images(images, root, "tiny")
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     Image.fromarray(picture(8)).save(images / "image4.png")
-    changed, _ = unlabelled.store_images(images, root, TINY.patch)
+    changed, _ = unlabelled.store_images(images, root, "tiny")
     assert [a.digest == b.digest for a, b in zip(first, changed, strict=True)] == [1, 0, 1]
 
 
 def test_names_that_begin_alike_are_cases_of_their_own(root: Path, images: Path) -> None:
     for n, name in enumerate(("2024.05.a.png", "2024.05.b.png")):
         Image.fromarray(picture(20 + n)).save(images / name)
-    found, left_out = unlabelled.store_images(images, root, TINY.patch)
+    found, left_out = unlabelled.store_images(images, root, "tiny")
     assert not left_out
     assert {"pseudo_2024.05.a", "pseudo_2024.05.b"} <= {image.case for image in found}
 
@@ -289,16 +291,21 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 # -- pseudo-labels
 
 
-def store(plan: rounds.SelfTraining, **options: Any) -> tuple[pseudo.Labelling, Any, Any, Any]:
+def labelling(plan: rounds.SelfTraining, **changes: Any) -> rounds.SelfTraining:
+    """The plan with another way of labelling."""
+    return replace(plan, labelling=replace(plan.labelling, **changes))
+
+
+def store(plan: rounds.SelfTraining, **options: Any) -> tuple[pseudo.Round, Any, Any, Any]:
     """Store discs as the pseudo-label of the first image, confident above row 40 only."""
-    image = unlabelled.store_images(plan.unlabelled, plan.root, TINY.patch)[0][0]
-    folder, target = plan.root / "rounds" / "round1", plan.root / "target"
-    for path in (folder / "labels", folder / "overlays", folder / "rows", target):
-        path.mkdir(parents=True, exist_ok=True)
-    how = pseudo.Labelling(
-        plan.root, "tiny", "paper", plan.unlabelled, folder, target, {}, "cpu",
-        **({"threshold": 0.0, "reject": True, "tta": False, "truth": None} | options),
+    image = unlabelled.store_images(plan.unlabelled, plan.root, "tiny")[0][0]
+    how = pseudo.Round(
+        replace(plan.labelling, **options),
+        plan.root, "tiny", "round1", "paper", plan.unlabelled, {}, "cpu", expected={},
     )  # fmt: skip
+    parts = [how.folder / part for part in ("labels", "overlays", "rows")]
+    for path in (*parts, how.target):
+        path.mkdir(parents=True, exist_ok=True)
     classes = encode(discs(3))[6:, :100]
     confidence = np.full(classes.shape, 0.9, np.float16)
     confidence[40:] = 0.6
@@ -350,10 +357,109 @@ def test_an_image_the_teacher_is_unsure_of_is_rejected(plan: rounds.SelfTraining
     ],
 )  # fmt: skip
 def test_rejected_are_labels_that_cannot_be_right(cells: int, kept: float, words: str) -> None:
-    image: Any = SimpleNamespace(height=512, width=512)
-    why = pseudo.why_rejected({"cells": cells, "kept_share": kept}, image)
+    row = {"cells": cells, "kept_share": kept, "median_diameter": 20.0}
+    why = why_rejected(row, 512 * 512, None)
     assert bool(why) == bool(words)
     assert words in why
+
+
+@pytest.mark.parametrize(
+    ("cells", "diameter", "modality", "words"),
+    [
+        (14, 20.0, "bf", ""),
+        (300, 20.0, "bf", "300 cells, where by the labelled images 46 would be many"),
+        (45, 20.0, "bf", ""),
+        (300, 20.0, "pc", ""),  # two labelled images are no measure: all are
+        (60, 8.0, "pc", "60 specks of 8.0 px"),
+        (60, 11.0, "pc", ""),
+        (30, 8.0, "pc", ""),  # few small ones may be all there is
+    ],
+)
+def test_rejected_is_what_labelled_images_of_the_modality_never_show(
+    cells: int, diameter: float, modality: str, words: str
+) -> None:
+    """A dozen cells in each brightfield image of a megapixel, 400 elsewhere."""
+    known = {"bf": Expected(12.0, 18.0), "": Expected(400.0, 20.0)}
+    row = {"cells": cells, "kept_share": 1.0, "median_diameter": diameter}
+    why = why_rejected(row, 10**6, known.get(modality) or known[""])
+    assert words in why
+    assert bool(why) == bool(words)
+
+
+def test_expectations_are_measured_on_the_labelled_cases(root: Path) -> None:
+    """Two cases of one modality: too few to speak for it alone, so they speak for all."""
+    cells = [int(discs(seed).max()) - _hidden(seed) for seed in (1, 2)]
+    (found,) = expectations(root).items()
+    assert found[0] == ""
+    assert found[1].densest == pytest.approx(max(cells) / (90 * 110) * 1e6)
+    assert found[1].smallest == pytest.approx(20, abs=0.5)
+
+
+def _hidden(seed: int) -> int:
+    """Discs that others cover."""
+    return int(discs(seed).max()) - (len(np.unique(discs(seed))) - 1)
+
+
+def test_unlabelled_images_are_brought_to_the_size_of_cells(
+    root: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As labelled ones are, by the estimate; label and overlay have the size of the image."""
+    monkeypatch.setitem(PRESETS, "tiny", replace(TINY, diameter=30.0))
+    monkeypatch.setattr(unlabelled, "estimator", lambda *_: lambda _: 20.0)
+    found, left_out = unlabelled.store_images(images, root, "tiny")
+    assert not left_out
+    image = found[0]
+    assert (image.height, image.width, image.diameter, image.brought_to) == (90, 110, 20.0, 30.0)
+    folder = layout.unlabelled_folder(root)
+    with (folder / f"{image.case}.pkl").open("rb") as file:
+        assert pickle.load(file)["shape_before_cropping"] == (1, 135, 165)
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert unlabelled.store_images(images, root, "tiny")[0] == found
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    how = pseudo.Round(
+        pseudo.Labelling(reject=False),
+        root, "tiny", "round1", "paper", images, {}, "cpu", expected={},
+    )  # fmt: skip
+    for part in ("labels", "overlays", "rows"):
+        (how.folder / part).mkdir(parents=True)
+    how.target.mkdir(parents=True)
+    larger = np.kron(discs(3), np.ones((3, 3), np.int32))[::2, ::2]  # 1.5 times
+    content = open_blosc(folder / f"{image.case}.b2nd").shape[-2:]
+    classes = encode(larger)[135 - content[0] :, : content[1]]
+    pseudo.store_label(how, image, classes, np.ones(classes.shape, np.float16))
+    label = read_label(how.folder / "labels" / "image3_label.tiff")
+    assert label.shape == (90, 110)
+    truth = np.where(picture(3) > 0, discs(3), 0)
+    assert score_pair(truth, label).f1 > 0.8
+    stored = open_blosc(how.target / f"{image.case}_seg.b2nd")
+    assert stored.shape[-2:] == content
+    monkeypatch.setitem(PRESETS, "tiny", TINY)  # a preset without a size stores them anew
+    assert unlabelled.store_images(images, root, "tiny")[0][0].brought_to is None
+
+
+def test_a_labelled_image_is_known_again_at_any_size(tmp_path: Path) -> None:
+    """Its digest is that of the picture before its cells were brought to a size."""
+    labelled, root = tmp_path / "labelled", tmp_path / "scaled"
+    labelled.mkdir()
+    Image.fromarray(picture(3)).save(labelled / "same.png")
+    tifffile.imwrite(labelled / "same_label.tiff", discs(3))
+    dataset.convert(labelled, labelled, root, "paper", diameter=30.0)
+    digests = unlabelled.labelled_digests(root)
+    assert dataset.pixel_digest(normalise_channels(np.stack([picture(3)] * 3, -1))) in digests
+
+
+def test_the_size_network_is_that_of_the_root_or_the_shipped_one(tmp_path: Path) -> None:
+    from reunet.training.fit import estimate
+
+    arch = PRESETS["compact"].architecture
+    assert estimate.size_weights(tmp_path).name == "size.safetensors"
+    measure = estimate.estimator(tmp_path, arch)
+    image = normalise_channels(np.stack([picture(3)] * 3, -1))
+    assert measure(image) is None or measure(image) > 0
+    layout.size_folder(tmp_path).mkdir(parents=True)
+    torch.save({"weights": {}}, layout.size_file(tmp_path))
+    with pytest.raises(ValueError, match=r"size\.pth: no size network of this architecture"):
+        estimate.estimator(tmp_path, arch)
 
 
 def test_class_locations_are_few_and_right() -> None:
@@ -392,7 +498,7 @@ def test_a_round_leaves_labels_overlays_and_a_table(plan: rounds.SelfTraining) -
     truth = plan.root / "truth"
     truth.mkdir()
     tifffile.imwrite(truth / "image4_label.tiff", discs(4))
-    plan = replace(plan, truth=truth, reject=False)
+    plan = labelling(plan, truth=truth, reject=False)
     said: list[str] = []
     with pytest.raises(Trained):
         rounds.self_train(plan, said.append)
@@ -417,7 +523,7 @@ def test_the_students_train_on_both_kinds_and_validate_on_the_labelled(
     plan: rounds.SelfTraining,
 ) -> None:
     with pytest.raises(Trained):
-        rounds.self_train(replace(plan, reject=False))
+        rounds.self_train(labelling(plan, reject=False))
     base = plan.root / "preprocessed" / layout.DATASET
     labelled = set(dataset.read_cases(plan.root))
     trainer: Any = object.__new__(nnUNetTrainerReUNet)
@@ -454,7 +560,7 @@ def test_the_students_train_on_both_kinds_and_validate_on_the_labelled(
 def test_a_full_disk_keeps_what_is_finished_and_goes_on_there(
     plan: rounds.SelfTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(plan, reject=False)
+    plan = labelling(plan, reject=False)
     written = []
     real = pseudo.write_blosc
 
@@ -496,17 +602,17 @@ def test_a_disk_that_is_full_is_no_bug_of_blosc(tmp_path: Path) -> None:
 
 def test_a_round_begun_with_something_else_is_refused(plan: rounds.SelfTraining) -> None:
     with pytest.raises(Trained):
-        rounds.self_train(replace(plan, reject=False))
+        rounds.self_train(labelling(plan, reject=False))
     with pytest.raises(ValueError, match="another threshold"):
-        rounds.self_train(replace(plan, reject=False, threshold=0.9))
+        rounds.self_train(labelling(plan, reject=False, threshold=0.9))
     os.utime(plan.start.format(fold=0), (1, 1))
     with pytest.raises(ValueError, match="another teacher"):
-        rounds.self_train(replace(plan, reject=False))
+        rounds.self_train(labelling(plan, reject=False))
 
 
 def test_a_round_without_a_usable_label_says_so(plan: rounds.SelfTraining) -> None:
     with pytest.raises(ValueError, match="every image was rejected"):
-        rounds.self_train(replace(plan, threshold=1.0))
+        rounds.self_train(labelling(plan, threshold=1.0))
 
 
 @pytest.mark.parametrize(
@@ -553,7 +659,7 @@ def test_a_complete_round_tells_whether_it_helped(
     monkeypatch.setattr(rounds, "fold_f1", fold_f1)
     monkeypatch.setattr(rounds, "train_fold", train_fold)
     said: list[str] = []
-    rounds.self_train(replace(plan, reject=False, early_stop=True), said.append)
+    rounds.self_train(replace(labelling(plan, reject=False), early_stop=True), said.append)
     assert dataset.read_json(plan.root / "rounds" / "round1" / "complete.json")["helped"]
     assert not dataset.read_json(plan.root / "rounds" / "round2" / "complete.json")["helped"]
     assert not (plan.root / "rounds" / "round3").exists()
@@ -563,7 +669,7 @@ def test_a_complete_round_tells_whether_it_helped(
     assert [float(row["teacher_f1"]) for row in rows] == pytest.approx([0.6, 0.61])
     assert [float(row["student_f1"]) for row in rows] == pytest.approx([0.55, 0.56])
     said.clear()
-    rounds.self_train(replace(plan, reject=False, early_stop=True), said.append)
+    rounds.self_train(replace(labelling(plan, reject=False), early_stop=True), said.append)
     assert [line for line in said if "complete already" in line] == [
         "round1: complete already",
         "round2: complete already",

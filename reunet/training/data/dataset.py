@@ -1,5 +1,6 @@
 """Images and instance labels -> an nnU-Net data set, planned and preprocessed (paper §2.1)."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def convert(
         there = {name: read_json(description).get(name) for name in form}
         if there != form:
             raise ValueError(f"{root}: holds the data set with {there}: name another --root")
-    for folder in ("imagesTr", "labelsTr", "instancesTr"):
+    for folder in ("imagesTr", "labelsTr", "instancesTr", "digestsTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
     write_json(description, _dataset_json({}, form))  # first: an interrupted run is known by it
     meta = read_meta(images)
@@ -90,6 +91,7 @@ def _remove_others(root: Path, cases: Cases) -> None:
         for path in (
             layout.instances_file(root, case),
             layout.classes_file(root, case),
+            layout.digest_file(root, case),
             *(layout.channel_file(root, case, channel) for channel in range(3)),
         )
     }
@@ -121,6 +123,7 @@ def _convert_case(
     if target.exists() and target.stat().st_mtime_ns > newest:  # written last: a complete case
         return
     pixels, instances = read_pair(image, label)
+    layout.digest_file(root, case).write_text(pixel_digest(pixels))
     if diameter:
         shape = scaled_shape(instances.shape, diameter / typical_diameter(instances))
         pixels, instances = scale_image(pixels, shape), scale_labels(instances, shape)
@@ -128,6 +131,13 @@ def _convert_case(
         _write_nifti(layout.channel_file(root, case, channel), pixels[..., channel])
     _write_instances(layout.instances_file(root, case), instances, label)
     _write_nifti(target, encode(instances, encoding))
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """sha256 of normalised pixels, (H, W, 3) uint8, and their shape."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _write_instances(path: Path, instances: np.ndarray, label: Path) -> None:

@@ -80,13 +80,13 @@ def hours(
     """Hours of labelling and of training in one round."""
     preset = PRESETS[plan.preset]
     tile = seconds_per_tile(plan, checkpoint)
-    count = sum(tiles(shape, preset.tiling(plan.tta)) for shape in shapes)
-    passes = count * len(plan.folds) * (len(FLIPS) if plan.tta else 1)
+    count = sum(tiles(shape, preset.tiling(plan.labelling.tta)) for shape in shapes)
+    passes = count * len(plan.folds) * (len(FLIPS) if plan.labelling.tta else 1)
     labelling = passes * tile / 3600 / min(plan.jobs, os.cpu_count() or 1)
-    epochs = plan.epochs or preset.retraining.epochs
-    patch = plan.patch or preset.patch
+    epochs = plan.job.epochs or preset.retraining.epochs
+    patch = plan.job.patch or preset.patch
     step = tile * BACKWARD * preset.batch_of(patch) * (patch / preset.tile) ** 2
-    each = plan.hours or epochs * preset.iterations_per_epoch * step / 3600
+    each = plan.job.hours or epochs * preset.iterations_per_epoch * step / 3600
     return labelling, each * math.ceil(len(plan.folds) / plan.jobs)
 
 

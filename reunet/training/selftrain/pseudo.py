@@ -9,7 +9,8 @@ import numpy as np
 
 from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels
-from reunet.instances.decode import decode
+from reunet.inference.scale import scale_labels
+from reunet.instances.decode import at_size, decode
 from reunet.instances.encode import BOUNDARY, INTERIOR, inner_boundary
 from reunet.instances.weight_map import weight_map
 from reunet.io.images import read_image
@@ -20,11 +21,10 @@ from reunet.training.data.dataset import read_json, with_maps, write_blosc, writ
 from reunet.training.data.field import distance_field
 from reunet.training.data.labels import find_label, read_instances
 from reunet.training.fit.loss import IGNORE
-from reunet.training.presets import PRESETS
+from reunet.training.presets import PRESETS, REJECT, THRESHOLD
+from reunet.training.selftrain.expected import Expected, median_diameter, why_rejected
 from reunet.training.selftrain.unlabelled import UnlabelledImage
 
-LEAST_KEPT = 0.5  # share of confident pixels under which an image is rejected
-MOST_CELLS = 5000  # a megapixel: the densest labelled image has 2836, noise decodes to 10 000
 LOCATIONS = 10_000  # pixels of a class to choose patches by, nnU-Net's least
 OVERLAY = 1024  # px, largest edge of the part of an image that an overlay shows
 OUTLINE = (255, 220, 0)  # yellow
@@ -32,25 +32,46 @@ OUTLINE = (255, 220, 0)  # yellow
 
 @dataclass(frozen=True)
 class Labelling:
-    """How the images of a round are labelled; travels to the processes that do it.
+    """How a teacher's labels are made.
 
-    folder: of the round. target: nnU-Net's folder of the round's cases. threshold: confidence under
-    which a pixel is ignored. reject: leave images out by `why_rejected`. tta: average over mirror
-    images. truth: folder of true labels by name, to be scored against.
+    threshold: confidence under which a pixel is ignored. reject: leave images out by
+    `expected.why_rejected`. tta: average over mirror images. truth: folder of true labels by name,
+    to be scored against.
     """
 
+    threshold: float = THRESHOLD
+    reject: bool = REJECT
+    tta: bool = True
+    truth: Path | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round's labelling, as it travels to the processes that do it.
+
+    images: folder of the unlabelled ones. teacher: checkpoints by fold. expected: what labelled
+    images hold, by modality.
+    """
+
+    how: Labelling
     root: Path
     preset: str
+    stage: str
     encoding: str
     images: Path
-    folder: Path
-    target: Path
     teacher: dict[str, Path]
     device: str
-    threshold: float
-    reject: bool
-    tta: bool
-    truth: Path | None
+    expected: dict[str, Expected]
+
+    @property
+    def folder(self) -> Path:
+        """Labels, overlays and rows."""
+        return layout.round_folder(self.root, self.stage)
+
+    @property
+    def target(self) -> Path:
+        """nnU-Net's folder of the round's cases."""
+        return layout.round_cases(self.root, self.preset, self.stage)
 
 
 def is_labelled(folder: Path, image: UnlabelledImage) -> bool:
@@ -59,7 +80,7 @@ def is_labelled(folder: Path, image: UnlabelledImage) -> bool:
     return row.exists() and read_json(row)["digest"] == image.digest
 
 
-def label_images(how: Labelling, images: list[UnlabelledImage]) -> None:
+def label_images(task: Round, images: list[UnlabelledImage]) -> None:
     """Label images, one at a time. Raises OSError where something cannot be written."""
     import blosc2
     import torch
@@ -68,74 +89,80 @@ def label_images(how: Labelling, images: list[UnlabelledImage]) -> None:
     from reunet.training.selftrain.teacher import load_network, soft_classes
 
     blosc2.set_nthreads(1)
-    preset, device = PRESETS[how.preset], torch.device(how.device)
-    networks = [as_network(load_network(p, how.preset), device) for p in how.teacher.values()]
-    tiling = preset.tiling(how.tta)
+    preset, device = PRESETS[task.preset], torch.device(task.device)
+    networks = [as_network(load_network(p, task.preset), device) for p in task.teacher.values()]
+    tiling = preset.tiling(task.how.tta)
     for image in images:
-        content = blosc2.open(
-            str(layout.unlabelled_folder(how.root) / f"{image.case}.b2nd"), mode="r"
-        )
+        store = layout.unlabelled_folder(task.root)
+        content = blosc2.open(str(store / f"{image.case}.b2nd"), mode="r")
         try:
             classes, confidence = soft_classes(content, networks, tiling)
-            row = store_label(how, image, classes, confidence)
+            row = store_label(task, image, classes, confidence)
         except MemoryError:
             row = {"rejected": "too large for the memory"}
         about = {"image": image.name, **asdict(image)}
-        write_json(layout.row_file(how.folder, image.case), about | row)
+        write_json(layout.row_file(task.folder, image.case), about | row)
 
 
 def store_label(
-    how: Labelling, image: UnlabelledImage, classes: np.ndarray, confidence: np.ndarray
+    task: Round, image: UnlabelledImage, classes: np.ndarray, confidence: np.ndarray
 ) -> dict[str, Any]:
     """Write what the teacher sees in an image: the case, its instances and an overlay.
 
-    classes: (h, w) uint8, confidence: (h, w) float16, of the content box. Returns the image's row
-    of the table. A rejected image leaves no case.
+    classes: (h, w) uint8, confidence: (h, w) float16, of the content box of the image as it is
+    stored. Instances and overlay have the size of the image itself. Returns the image's row of the
+    table. A rejected image leaves no case.
     """
-    with (layout.unlabelled_folder(how.root) / f"{image.case}.pkl").open("rb") as file:
+    with (layout.unlabelled_folder(task.root) / f"{image.case}.pkl").open("rb") as file:
         about = pickle.load(file)
     box = tuple(slice(*edges) for edges in about["bbox_used_for_cropping"][1:])
-    whole = np.zeros((image.height, image.width), np.uint8)
+    whole = np.zeros(about["shape_before_cropping"][1:], np.uint8)
     whole[box] = classes
-    instances = decode(whole, "regrow", how.encoding)
-    kept = confidence >= how.threshold
+    instances = decode(whole, "regrow", task.encoding)
+    kept = np.zeros(whole.shape, bool)
+    kept[box] = confidence >= task.how.threshold
+    shown = show(task, image, instances, ~kept, box)
     row: dict[str, Any] = {
         "cells": int(instances.max()),
+        "median_diameter": round(median_diameter(instances), 1),
         "mean_confidence": round(float(confidence.mean(dtype=np.float64)), 4),
-        "kept_share": round(float(kept.mean()), 4),
-        "f1": truth_f1(how, image, instances),
+        "kept_share": round(float(kept[box].mean()), 4),
+        "f1": truth_f1(task, image, shown),
     }
-    path = how.images / image.name
-    write_label(label_path(path, how.folder / "labels"), instances, layout="challenge")
-    ignored = np.zeros(whole.shape, bool)
-    ignored[box] = ~kept
-    write_overlay(how.folder / "overlays" / f"{image.case}.png", path, instances, ignored)
-    row["rejected"] = why_rejected(row, image) if how.reject else ""
+    known = task.expected.get(image.modality) or task.expected.get("")
+    row["rejected"] = why_rejected(row, whole.size, known) if task.how.reject else ""
     if not row["rejected"]:
-        weights = weight_map(instances, whole)[box]
-        targets = np.where(kept, classes, IGNORE).astype(np.int16)
-        patch = PRESETS[how.preset].patch
-        seg = how.target / f"{image.case}_seg.b2nd"
-        stored = with_maps(targets, weights, distance_field(instances)[box])
-        write_blosc(seg, stored, (patch, patch))
+        weights, field = weight_map(instances, whole)[box], distance_field(instances)[box]
+        targets = np.where(kept[box], classes, IGNORE).astype(np.int16)
+        edge = PRESETS[task.preset].patch
+        seg = task.target / f"{image.case}_seg.b2nd"
+        write_blosc(seg, with_maps(targets, weights, field), (edge, edge))
         about["class_locations"] = class_locations(targets)
-        (how.target / f"{image.case}.pkl").write_bytes(pickle.dumps(about))
+        (task.target / f"{image.case}.pkl").write_bytes(pickle.dumps(about))
     return row
 
 
-def why_rejected(row: dict[str, Any], image: UnlabelledImage) -> str:
-    """Why a pseudo-label would mislead, or nothing.
+def show(
+    task: Round,
+    image: UnlabelledImage,
+    instances: np.ndarray,
+    unsure: np.ndarray,
+    box: tuple[slice, ...],
+) -> np.ndarray:
+    """Write label and overlay at the image's own size. Returns the instances of that size.
 
-    Rejected are images with less than half of their pixels confident, without a cell, and with
-    more cells than there is room for: MOST_CELLS a megapixel.
+    unsure: (h, w) bool, true outside the box, too, where nothing was asked.
     """
-    if row["kept_share"] < LEAST_KEPT:
-        return f"only {row['kept_share']:.0%} of the pixels are confident"
-    if row["cells"] == 0:
-        return "no cell was found"
-    if row["cells"] > MOST_CELLS * max(1, image.height * image.width) / 1e6 + 1:
-        return f"{row['cells']} cells have no room in {image.height} × {image.width} px"
-    return ""
+    shape, path = (image.height, image.width), task.images / image.name
+    ignored = np.zeros(instances.shape, bool)
+    ignored[box] = unsure[box]
+    if instances.shape != shape:
+        drawn = np.empty(shape, np.int32)
+        at_size(instances, drawn)
+        instances, ignored = drawn, scale_labels(ignored, shape)
+    write_label(label_path(path, task.folder / "labels"), instances, layout="challenge")
+    write_overlay(task.folder / "overlays" / f"{image.case}.png", path, instances, ignored)
+    return instances
 
 
 def class_locations(targets: np.ndarray) -> dict[int, np.ndarray]:
@@ -154,12 +181,12 @@ def class_locations(targets: np.ndarray) -> dict[int, np.ndarray]:
     return found
 
 
-def truth_f1(how: Labelling, image: UnlabelledImage, instances: np.ndarray) -> float | None:
+def truth_f1(task: Round, image: UnlabelledImage, instances: np.ndarray) -> float | None:
     """Official F1 against a true label, where there is one."""
-    if how.truth is None:
+    if task.how.truth is None:
         return None
     try:
-        truth = read_instances(find_label(how.truth, how.images / image.name))
+        truth = read_instances(find_label(task.how.truth, task.images / image.name))
         return round(score_pair(truth, instances).f1, 4)
     except ValueError:  # none, or none of this image: the figure is an extra
         return None

@@ -8,7 +8,7 @@ is complete when `rounds/roundN/complete.json` stands there; a complete round is
 import csv
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ from reunet.training import layout
 from reunet.training.data.dataset import cases_folder, read_json, write_json
 from reunet.training.fit import jobs
 from reunet.training.fit.validate import fold_f1
-from reunet.training.presets import EARLY_STOP, PRESETS, REJECT, ROUNDS, THRESHOLD
+from reunet.training.presets import EARLY_STOP, ROUNDS
+from reunet.training.selftrain.expected import expectations
 from reunet.training.selftrain.parallel import run_each
-from reunet.training.selftrain.pseudo import Labelling, is_labelled, label_images
+from reunet.training.selftrain.pseudo import Labelling, Round, is_labelled, label_images
 from reunet.training.selftrain.teacher import find_teacher
 from reunet.training.selftrain.unlabelled import UnlabelledImage, store_images
 
 F1_EVERY = 20  # epochs: in a round hardly more than the look at the end
-COLUMNS = ("image", "case", "cells", "mean_confidence", "kept_share", "f1", "rejected")
+COLUMNS = (
+    "image", "case", "diameter", "cells", "median_diameter", "mean_confidence", "kept_share", "f1",
+    "rejected",
+)  # fmt: skip
 ENDS = (".b2nd", "_seg.b2nd", ".pkl")  # of the files of a case
 Say = Callable[[str], None]
 
@@ -34,33 +38,34 @@ Say = Callable[[str], None]
 class SelfTraining:
     """What is asked for.
 
-    start: the first teacher's checkpoints, `{fold}` standing for the fold. threshold: confidence
-    under which pixels are ignored. reject: leave images out by `pseudo.why_rejected`. share: of
-    the draws that are pseudo-labelled (None: all cases alike). early_stop: end when the students
-    are no better than their teacher. jobs: processes side by side. others: folders of images that
-    must not be learnt from. The rest as in `jobs.Job`.
+    job: the training of the students; its start, with `{fold}` for the fold, is the first teacher.
+    labelling: how a teacher's labels are made. early_stop: end when the students are no better
+    than their teacher. jobs: processes side by side. others: folders of images that must not be
+    learnt from.
     """
 
     root: Path
     unlabelled: Path
-    preset: str
     folds: tuple[int | str, ...]
-    start: str
+    job: jobs.Job
+    labelling: Labelling = field(default_factory=Labelling)
     rounds: int = len(ROUNDS)
-    hours: float | None = None
-    epochs: int | None = None
-    patch: int | None = None
-    weight_ce: bool = False
     device: str = "cpu"
     num_gpus: int = 1
     jobs: int = 1
-    threshold: float = THRESHOLD
-    reject: bool = REJECT
-    share: float | None = None
     early_stop: bool = EARLY_STOP
-    tta: bool = True
-    truth: Path | None = None
     others: tuple[Path, ...] = ()
+
+    @property
+    def preset(self) -> str:
+        """The network and schedule of all rounds."""
+        return self.job.preset
+
+    @property
+    def start(self) -> str:
+        """The first teacher's checkpoints."""
+        assert self.job.start, "self-training starts from a teacher"
+        return self.job.start
 
 
 def self_train(plan: SelfTraining, say: Say = print) -> None:
@@ -71,12 +76,10 @@ def self_train(plan: SelfTraining, say: Say = print) -> None:
     line. What was finished before stays.
     """
     layout.use_folder(plan.root)
-    job = jobs.Job(plan.preset, hours=plan.hours, patch=plan.patch)
     for fold in plan.folds:
-        jobs.check(plan.root, job, fold, plan.num_gpus, plan.device)
+        jobs.check(plan.root, replace(plan.job, start=None), fold, plan.num_gpus, plan.device)
     find_teacher(plan.root, plan.preset, plan.folds, plan.start)
-    patch = PRESETS[plan.preset].patch
-    images, left_out = store_images(plan.unlabelled, plan.root, patch, plan.others)
+    images, left_out = store_images(plan.unlabelled, plan.root, plan.preset, plan.others)
     for reason in left_out.values():
         say(f"left out: {reason}")
     if not images:
@@ -126,9 +129,9 @@ def begin(plan: SelfTraining, stage: str, start: str) -> None:
     teacher = find_teacher(plan.root, plan.preset, plan.folds, start)
     about = {
         "preset": plan.preset,
-        "threshold": plan.threshold,
-        "reject": plan.reject,
-        "share": plan.share,
+        "threshold": plan.labelling.threshold,
+        "reject": plan.labelling.reject,
+        "share": plan.job.pseudo_share,
         "teacher": {fold: path.stat().st_mtime_ns for fold, path in teacher.items()},
     }
     folder, note = layout.round_folder(plan.root, stage), layout.about_round(plan.root, stage)
@@ -148,27 +151,27 @@ def label_all(
 ) -> list[dict[str, Any]]:
     """Let the teacher label the images that it has not labelled yet. Returns the table's rows."""
     folder = layout.round_folder(plan.root, stage)
-    how = Labelling(
-        root=plan.root,
-        preset=plan.preset,
-        encoding=read_json(layout.description(plan.root))["encoding"],
-        images=plan.unlabelled,
-        folder=folder,
-        target=layout.round_cases(plan.root, plan.preset, stage),
-        teacher=find_teacher(plan.root, plan.preset, plan.folds, start),
-        device=plan.device,
-        threshold=plan.threshold,
-        reject=plan.reject,
-        tta=plan.tta,
-        truth=plan.truth,
-    )
-    how.target.mkdir(exist_ok=True)
     left = [image for image in images if not is_labelled(folder, image)]
     say(f"{stage}: labelling {len(left)} of {len(images)} images")
+    task = Round(
+        plan.labelling,
+        plan.root,
+        plan.preset,
+        stage,
+        encoding=read_json(layout.description(plan.root))["encoding"],
+        images=plan.unlabelled,
+        teacher=find_teacher(plan.root, plan.preset, plan.folds, start),
+        device=plan.device,
+        expected=expectations(plan.root) if left else {},
+    )
+    task.target.mkdir(exist_ok=True)
     left.sort(key=lambda image: image.height * image.width, reverse=True)
-    shares = {f"label_{n}": (how, left[n :: plan.jobs]) for n in range(min(plan.jobs, len(left)))}
+    shares = {f"label_{n}": (task, left[n :: plan.jobs]) for n in range(min(plan.jobs, len(left)))}
     run_each(label_images, shares, plan.jobs, folder / "logs")
-    return [read_json(layout.row_file(folder, image.case)) for image in images]
+    rows = [read_json(layout.row_file(folder, image.case)) for image in images]
+    if rejected := sum(bool(row["rejected"]) for row in rows):
+        say(f"{stage}: {rejected} of {len(rows)} labels cannot be right and are left out")
+    return rows
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], left_out: dict[str, str]) -> None:
@@ -206,18 +209,13 @@ def student_job(plan: SelfTraining, stage: str, start: str, chosen: Path) -> job
     digest = hashlib.sha256()
     for case in read_json(chosen):
         digest.update(layout.row_file(folder, case).read_bytes())
-    return jobs.Job(
-        plan.preset,
-        stage,
+    return replace(
+        plan.job,
+        stage=stage,
         start=start,
-        hours=plan.hours,
-        epochs=plan.epochs,
-        patch=plan.patch,
         weight_dice=True,
-        weight_ce=plan.weight_ce,
         f1_every=F1_EVERY,
         pseudo_labels=digest.hexdigest(),
-        pseudo_share=plan.share,
     )
 
 
@@ -246,6 +244,8 @@ def finish(
     done = {"stage": stage, "preset": plan.preset, **means, "helped": helped, "images": used}
     write_json(layout.round_marker(plan.root, stage), done)
     say(f"{stage}: F1 on the validation folds {after}, its teacher's {before}")
+    if before is not None and after is not None and after < before:
+        say(f"warning: {stage}: worse than its teacher, which stays the one to export")
     return done
 
 

@@ -4,10 +4,9 @@ What stands in the labelled set too is left out: by content, the sha256 of the d
 normalised pixels, so that another name, format or compression does not hide an image.
 """
 
-import hashlib
 import pickle
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,24 @@ import SimpleITK as sitk
 
 from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.scale import scale_image, scaled_shape, zoom_for
 from reunet.inference.tiles import content_box
 from reunet.io.collection import case_names
 from reunet.io.images import ENDINGS, list_images, read_image
 from reunet.metric import read_meta
 from reunet.training import layout
-from reunet.training.data.dataset import read_json, write_blosc, write_json
+from reunet.training.data.dataset import pixel_digest, read_json, write_blosc, write_json
+from reunet.training.fit.estimate import Measure, estimator
+from reunet.training.presets import PRESETS
 
 PREFIX = "pseudo_"  # of the cases' names: never that of a labelled case
 
 
 @dataclass(frozen=True)
 class UnlabelledImage:
-    """An image and its case. version: of the file; digest: of its pixels; modality, source: what
-    a `meta.csv` says."""
+    """An image and its case. version: of the file; digest: of its pixels; height, width: its own;
+    modality, source: what a `meta.csv` says; diameter: estimated, px of its typical cell, which in
+    the case measures `brought_to` px (None: the case has the size of the image)."""
 
     name: str
     case: str
@@ -39,16 +42,19 @@ class UnlabelledImage:
     width: int
     modality: str
     source: str
+    diameter: float | None = None
+    brought_to: float | None = None
 
 
 def store_images(
-    folder: Path, root: Path, patch: int, others: Iterable[Path] = ()
+    folder: Path, root: Path, preset: str, others: Iterable[Path] = ()
 ) -> tuple[list[UnlabelledImage], dict[str, str]]:
     """Store the images of a folder as cases; those stored already are not read again.
 
-    patch: px, for the chunks. others: folders of more images that must not be learnt from.
-    Returns the images and, by file name, why one was left out. Raises ValueError where the folder
-    holds no image, OSError where nothing can be written.
+    Of a preset with a size of cells, each image is brought to it, by an estimate of the size of its
+    cells, as labelled images are by their true size. others: folders of more images that must not
+    be learnt from. Returns the images and, by file name, why one was left out. Raises ValueError
+    where the folder holds no image, OSError where nothing can be written.
     """
     paths = list_images(folder)
     if not paths:
@@ -60,16 +66,21 @@ def store_images(
     meta, labelled = read_meta(folder), labelled_digests(root, others)
     cases, digests = set(read_json(layout.cases_file(root))), labelled.copy()
     images, left_out = [], {}
+    chosen, measure = PRESETS[preset], None
+    if chosen.diameter:
+        measure = estimator(root, chosen.architecture)
     for path, name in case_names(paths).items():
         case = PREFIX + name
         try:
             if case in cases:
                 raise ImageError(f"{path}: another case is called {case} too: rename the image")
             image = known.get(path.name)
-            if not image or image.version != _version(path) or not _is_stored(store, case):
+            if not image or not _is_stored(store, path, image, chosen.diameter):
                 image, pixels = _look(path, case, meta.get(name, {}))
                 _check_twin(path, image, digests, labelled)
-                _store(store, image, pixels, patch)
+                if measure:
+                    image, pixels = _brought_to(image, pixels, chosen.diameter, measure)
+                _store(store, image, pixels, chosen.patch)
             _check_twin(path, image, digests, labelled)
         except ImageError as error:
             left_out[path.name] = str(error)
@@ -85,8 +96,20 @@ def _version(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _is_stored(store: Path, case: str) -> bool:
-    return (store / f"{case}.pkl").exists()  # written last
+def _is_stored(store: Path, path: Path, image: UnlabelledImage, wanted: float | None) -> bool:
+    same = image.version == _version(path) and image.brought_to == wanted
+    return same and (store / f"{image.case}.pkl").exists()  # written last
+
+
+def _brought_to(
+    image: UnlabelledImage, pixels: np.ndarray, wanted: float | None, measure: Measure
+) -> tuple[UnlabelledImage, np.ndarray]:
+    """An image with its cells at `wanted` px, as `reunet predict` would show it."""
+    assert wanted
+    diameter = measure(pixels)
+    shape = scaled_shape(pixels.shape, zoom_for(diameter, wanted, pixels.shape[:2])[0])
+    found = None if diameter is None else round(diameter, 2)
+    return replace(image, diameter=found, brought_to=wanted), scale_image(pixels, shape)
 
 
 def _look(path: Path, case: str, about: dict[str, str]) -> tuple[UnlabelledImage, np.ndarray]:
@@ -125,7 +148,7 @@ def _store(store: Path, image: UnlabelledImage, pixels: np.ndarray, patch: int) 
     how = {"codec": blosc2.Codec.LZ4HC, "filters": [blosc2.Filter.NOFILTER]}  # nnU-Net's
     write_blosc(store / f"{image.case}.b2nd", content, (patch, patch), cparams=how)
     part = store / f".part_{image.case}.pkl"
-    part.write_bytes(pickle.dumps(properties((image.height, image.width), box)))
+    part.write_bytes(pickle.dumps(properties(pixels.shape[:2], box)))
     part.replace(store / f"{image.case}.pkl")
 
 
@@ -147,13 +170,6 @@ def properties(shape: tuple[int, int], box: tuple[slice, slice]) -> dict[str, An
     }
 
 
-def pixel_digest(pixels: np.ndarray) -> str:
-    """sha256 of normalised pixels, (H, W, 3) uint8, and their shape."""
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
-
-
 def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
     """The labelled cases of a root by their digest, which is kept: reading them takes minutes;
     and the images of other folders by theirs."""
@@ -163,9 +179,7 @@ def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
     digests = {}
     for case, version in versions.items():
         if known.get(case, [None])[0] != version:
-            files = [layout.channel_file(root, case, channel) for channel in range(3)]
-            channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files]
-            known[case] = [version, pixel_digest(np.stack(channels, axis=-1))]
+            known[case] = [version, _stored_digest(root, case)]
         digests[known[case][1]] = case
     record.parent.mkdir(parents=True, exist_ok=True)
     write_json(record, {case: known[case] for case in versions})
@@ -176,3 +190,12 @@ def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
             continue  # what cannot be read has no twin
         digests.setdefault(pixel_digest(pixels), path.name)
     return digests
+
+
+def _stored_digest(root: Path, case: str) -> str:
+    """What `prepare` noted of the picture; of roots of earlier versions, what is stored of it."""
+    if (noted := layout.digest_file(root, case)).exists():
+        return noted.read_text()
+    files = [layout.channel_file(root, case, channel) for channel in range(3)]
+    channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files]
+    return pixel_digest(np.stack(channels, axis=-1))
