@@ -7,7 +7,8 @@ if python3 -c 'import nnunetv2, reunet' >/dev/null 2>&1; then
 else
     python=$top/.venv-train/bin/python
     if ! cat "$top/requirements.txt" "$top/requirements-train.txt" | cmp -s - "$top/.venv-train/complete"; then
-        echo "setting up $top/.venv-train (once)" >&2
+        echo "setting up $top/.venv-train (once): nnU-Net and PyTorch, 2.1 GB, some minutes;" \
+            "interrupted, it begins anew" >&2
         python3 -m venv "$top/.venv-train"
         "$python" -m pip install --quiet -r "$top/requirements.txt" -r "$top/requirements-train.txt"
         "$python" -m pip install --quiet --no-deps -e "$top"

@@ -11,7 +11,7 @@ import click
 
 from reunet.cli_outputs import CannotStart
 from reunet.training import layout
-from reunet.training.fit.jobs import Job, limit_processes
+from reunet.training.fit.jobs import Job, describe, limit_processes
 from reunet.training.fit.jobs import train as train_fold
 from reunet.training.presets import (
     EARLY_STOP,
@@ -22,6 +22,7 @@ from reunet.training.presets import (
     STAGES,
     THRESHOLD,
 )
+from reunet.training.talk import deaf_children, into_file, one_line_when_interrupted
 
 FOLDER = click.Path(path_type=Path)
 ALL_FOLDS = "0,1,2,3,4"
@@ -32,6 +33,10 @@ root_option = click.option(
     "--root", type=FOLDER, default=Path("runs/nnunet"), show_default=True,
     help="Where nnU-Net's raw, preprocessed and results folders lie.",
 )  # fmt: skip
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it takes; do nothing."
+)
 
 
 def parse_folds(_: click.Context, __: click.Parameter, value: str) -> list[int | str]:
@@ -58,6 +63,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu"),
         click.option("--num-gpus", type=click.IntRange(1), default=1, help="2 on: nnU-Net's DDP."),
         click.option("--weight-ce", is_flag=True, help="Weight the cross-entropy too."),
+        dry_run_option,
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -69,7 +75,15 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Resumable(click.Group):
+    """Commands that Ctrl-C ends with one line; started again, they go on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_line_when_interrupted():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Resumable, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train Re-UNet with nnU-Net v2."""
 
@@ -86,6 +100,7 @@ def main() -> None:
     "--without", multiple=True, metavar="SOURCE", help="Source in the meta.csv to leave out."
 )
 @click.option("--processes", default=2, show_default=True, help="Of nnU-Net's preprocessing.")
+@dry_run_option
 def prepare(
     images: Path,
     labels: Path,
@@ -94,6 +109,7 @@ def prepare(
     encoding: str,
     without: tuple[str, ...],
     processes: int,
+    dry_run: bool,
 ) -> None:
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
@@ -103,6 +119,11 @@ def prepare(
         if not folder.is_dir():
             raise CannotStart(f"{folder}: no such folder")
     try:
+        if dry_run:
+            from reunet.training.data.survey import tell
+
+            tell(images, labels, click.echo)
+            return
         size = PRESETS[preset].diameter
         cases, left_out = dataset.convert(images, labels, root, encoding, size, without)
         for reason in left_out.values():
@@ -110,7 +131,10 @@ def prepare(
         if not cases:
             raise CannotStart(f"{images}: no image with a label could be used")
         sampling.write_folds(cases, root)
-        dataset.preprocess(root, preset, processes)
+        log = root / "nnunet.log"
+        click.echo(f"preparing {len(cases)} images; what nnU-Net says goes to {log}")
+        with deaf_children(), into_file(log):
+            dataset.preprocess(root, preset, processes)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: nnU-Net's, when a process died
@@ -140,13 +164,22 @@ def weightmap(unweighted: bool, start: str | None, **options: Any) -> None:
 
 
 def run(
-    stage: str, folds: list[int | str], root: Path, device: str, num_gpus: int, **options: Any
+    stage: str,
+    folds: list[int | str],
+    root: Path,
+    device: str,
+    num_gpus: int,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train the folds of a stage one after the other."""
     limit_processes(device)
     job = Job(stage=stage, **options)
     for fold in folds:
         try:
+            if dry_run:
+                click.echo(describe(root, job, fold, num_gpus, device))
+                continue
             click.echo(f"trained: {train_fold(root, job, fold, device, num_gpus)}")
         except (OSError, ValueError, RuntimeError) as error:
             sys.exit(f"error: {one_line(error)}")
@@ -189,7 +222,6 @@ def run(
     multiple=True,
     help="Folder of images that must not be learnt from, such as those for validation.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what disk and time it takes; do nothing.")
 def selftrain(
     dry_run: bool,
     ratio: float | None,
@@ -237,6 +269,7 @@ def selftrain(
 @click.option("--hours", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
 @click.option("--start", type=FOLDER, help="Fold or size network to start from.  [default: none]")
 @click.option("--without", multiple=True, metavar="SOURCE", help="Source to leave out.")
+@dry_run_option
 def size(
     images: Path,
     labels: Path,
@@ -245,13 +278,18 @@ def size(
     hours: float,
     start: Path | None,
     without: tuple[str, ...],
+    dry_run: bool,
 ) -> None:
     """Train the network that estimates the size of cells; it goes on where it was interrupted."""
-    from reunet.training.fit.size import train_size
+    from reunet.training.fit.size import read_samples, train_size
 
     output = layout.size_folder(root.resolve())
     arch = PRESETS[preset].architecture
     try:
+        if dry_run:
+            samples, _ = read_samples(images, labels, without)
+            click.echo(f"size: {len(samples)} images to learn from for {hours:g} h, into {output}")
+            return
         trained = train_size(
             images, labels, output, arch, hours=hours, start=start, without=without
         )
@@ -264,7 +302,7 @@ def size(
 @click.argument("bundle", type=FOLDER)
 @preset_option
 @root_option
-@click.option("--stage", type=click.Choice(STAGES), default="baseline", show_default=True)
+@click.option("--stage", type=click.Choice(STAGES), help="[default: the last one trained]")
 @click.option(
     "--with",
     "others",
@@ -275,20 +313,28 @@ def size(
 )
 @click.option("--best", is_flag=True, help="The checkpoint of the best F1 instead of the last.")
 @click.option("--meta", type=FOLDER, help="meta.csv of the training data, for the card.")
+@dry_run_option
 def export(
     bundle: Path,
     preset: str,
     root: Path,
-    stage: str,
+    stage: str | None,
     others: tuple[tuple[Path, str], ...],
     best: bool,
     meta: Path | None,
+    dry_run: bool,
 ) -> None:
     """Write the trained folds of a stage, or of several, as the weight bundle BUNDLE."""
     from reunet.training.release.export import export as export_folds
+    from reunet.training.release.export import last_stage, which
 
+    stage = stage or last_stage(root, preset)
     folders = [layout.results_folder(r, preset, name) for r, name in ((root, stage), *others)]
     try:
+        if dry_run:
+            paths = [str(path) for folder in folders for path in which(folder, best).values()]
+            click.echo("\n".join([f"{bundle} would hold {stage}:", *paths]))
+            return
         folds = export_folds(folders, preset, bundle, best, meta)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {one_line(error)}")

@@ -23,9 +23,10 @@ from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
 from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
-from reunet.training.fit.log import F1, TrainingLog
+from reunet.training.fit.log import F1, TrainingLog, epoch_line
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
 from reunet.training.fit.schedule import halving, warm_cosine
+from reunet.training.fit.trainer import nnUNetTrainerReUNet
 from reunet.training.fit.validate import MOST_CASES, pick_cases
 from reunet.training.presets import PRESETS
 
@@ -361,7 +362,7 @@ def test_conversion_follows_the_data(labelled: tuple[Path, Path], tmp_path: Path
     (images / "twice.tif").unlink()
     dataset.convert(images, labels, root, "paper")
     assert not list(raw.rglob("twice*"))
-    assert len(list(raw.rglob("good*"))) == 5
+    assert len(list(raw.rglob("good*"))) == 6  # channels, classes, instances, digest
 
 
 def test_labels_beyond_any_number_are_left_out_by_name(
@@ -516,3 +517,66 @@ def test_options_that_make_no_sense(tmp_path: Path, options: list[str]) -> None:
     result = CliRunner().invoke(main, ["baseline", "--root", str(tmp_path), *options])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+# -- what is said before anything is done
+
+
+def test_export_takes_the_last_stage_that_was_trained(tmp_path: Path) -> None:
+    from reunet.training.release.export import last_stage
+
+    assert last_stage(tmp_path, "compact") == "baseline"
+    for stage in ("round1", "baseline", "weightmap"):
+        fold = layout.fold_folder(tmp_path, "compact", stage, 0)
+        fold.mkdir(parents=True)
+        if stage != "round1":  # begun, nothing saved yet
+            (fold / layout.LATEST).touch()
+    assert last_stage(tmp_path, "compact") == "weightmap"
+    arguments = ["export", str(tmp_path / "bundle"), "--root", str(tmp_path), "--dry-run"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "would hold weightmap" in result.output
+    assert str(layout.fold_folder(tmp_path, "compact", "weightmap", 0)) in result.output
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_dry_run_of_prepare_does_nothing(labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    folders, root = [str(folder) for folder in labelled], tmp_path / "dry"
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(main, ["prepare", *folders, "--root", str(root), "--dry-run"])
+    assert result.exit_code == 0
+    assert "found 2 images with labels" in result.output
+    assert "called twice too" in result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_stage_tells_where_it_stands(prepared: Path) -> None:
+    arguments = ["baseline", "--root", str(prepared), "--folds", "0", "--dry-run", "--hours", "2"]
+    result = CliRunner().invoke(main, arguments)
+    assert (
+        "baseline, fold 0: 2 h of 100 iterations an epoch on cpu, from the start" in result.output
+    )
+    assert not (prepared / "results").exists()
+
+
+def test_a_training_is_told_in_one_line_an_epoch() -> None:
+    figures = {"epoch": 3.0, "train_loss": 0.25, "val_loss": 0.5}
+    assert epoch_line(figures) == "epoch 3: loss 0.250, held out 0.500"
+    scores = {F1: 0.75, "f1_bf": 0.5, "f1_pc": 1.0}
+    expected = "epoch 3: loss 0.250, held out 0.500, F1 0.750 (bf 0.500, pc 1.000)"
+    assert epoch_line(figures | scores) == expected
+
+
+def test_the_hours_end_within_an_epoch() -> None:
+    """Of a hundred iterations of 6 s, two minutes have room for twenty."""
+    trainer = object.__new__(nnUNetTrainerReUNet)
+    trainer.hours, trainer.num_iterations_per_epoch = 120 / 3600, 100
+    trainer.dataloader_train = iter(range(100))
+    drawn: list[object] = []
+    trainer.elapsed = lambda: 6.0 * len(drawn)  # type: ignore[method-assign]
+    for batch in trainer.epoch_batches():
+        drawn.append(batch)
+    assert drawn == [*range(20)]
+    trainer.hours = None
+    trainer.dataloader_train = iter(range(100))
+    assert len([*trainer.epoch_batches()]) == 100

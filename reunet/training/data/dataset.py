@@ -123,13 +123,14 @@ def _convert_case(
     if target.exists() and target.stat().st_mtime_ns > newest:  # written last: a complete case
         return
     pixels, instances = read_pair(image, label)
-    layout.digest_file(root, case).write_text(pixel_digest(pixels))
+    digest = pixel_digest(pixels)
     if diameter:
         shape = scaled_shape(instances.shape, diameter / typical_diameter(instances))
         pixels, instances = scale_image(pixels, shape), scale_labels(instances, shape)
     for channel in range(pixels.shape[-1]):
         _write_nifti(layout.channel_file(root, case, channel), pixels[..., channel])
     _write_instances(layout.instances_file(root, case), instances, label)
+    layout.digest_file(root, case).write_text(digest)
     _write_nifti(target, encode(instances, encoding))
 
 

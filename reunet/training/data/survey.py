@@ -1,5 +1,6 @@
 """What a lab's folders hold, before anything is made of it: pairs, cells and their sizes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def survey(images: Path, labels: Path) -> Survey:
     left_out, unlabelled = list[str](), 0
     for path, case in training_images(images).items():
         try:
+            if any(pair.case == case for pair in pairs):
+                raise ImageError(f"{path}: another image is called {case} too: rename one")
             label = label_of(found, labels, path)
             instances = read_pair(path, label)[1]
         except NoLabel:
@@ -98,3 +101,12 @@ def check_enough(found: Survey) -> None:
             f"{found.images}: {learnt} labelled image to learn from{kept}: label a second one, so "
             f"that one can be held out to tell what the training brought"
         )
+
+
+def tell(images: Path, labels: Path, say: Callable[[str], object]) -> None:
+    """Say what two folders hold, and what cannot be used of it."""
+    found = survey(images, labels)
+    for reason in found.left_out:
+        say(f"left out: {reason}")
+    if found.pairs:
+        say(found.line())

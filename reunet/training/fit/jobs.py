@@ -81,6 +81,25 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     return output
 
 
+def describe(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> str:
+    """What `train` would do, in one line. Raises what it raises for a job that cannot be done."""
+    check(root, job, fold, num_gpus, device)
+    output = layout.fold_folder(root, job.preset, job.stage, fold)
+    check_same(output, job, root)
+    preset = PRESETS[job.preset]
+    epochs = job.epochs or preset.schedule(job.stage).epochs
+    length = f"{job.hours:g} h" if job.hours else f"{epochs} epochs"
+    state = "from the start"
+    if (output / FINAL).exists():
+        state = "is trained already"
+    elif (output / LATEST).exists():
+        state = "goes on where it was"
+    return (
+        f"{job.stage}, fold {fold}: {length} of {preset.iterations_per_epoch} iterations an epoch "
+        f"on {device}, {state}, in {output}"
+    )
+
+
 def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> None:
     """Whether a job can be done. Raises FileNotFoundError or ValueError, see `train`."""
     folder, preset = layout.preprocessed(root), PRESETS[job.preset]

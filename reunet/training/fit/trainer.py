@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter, time
+from time import time
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,17 @@ from reunet.training.data.dataset import read_cases, read_json
 from reunet.training.data.sampling import balanced, mixed
 from reunet.training.fit.augment import widen_zoom, with_maps
 from reunet.training.fit.device import BF16_CPU, as_network, autocast
+from reunet.training.fit.forecast import plan_lines
 from reunet.training.fit.log import TrainingLog, epoch_line
 from reunet.training.fit.loss import WeightedDiceCE
 from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.validate import Judge, pick_cases
 from reunet.training.presets import PRESETS, ROUNDS
-from reunet.training.talk import Ticker, deaf_children, told_seconds
+from reunet.training.talk import Ticker, deaf_children
 
 MOMENTUM = 0.99
 VALIDATION_ITERATIONS = 10
-TIMED_ITERATIONS = 3
 
 
 class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's naming of trainers
@@ -215,43 +215,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def on_train_start(self) -> None:
         """Say what will be done and how long it will take, in three lines, before it is done."""
         super().on_train_start()
-        train, val = self.do_split()
-        start = self.job["start"] or "weights drawn at random"
-        self.tell(
-            f"{self.job['stage']}, fold {self.fold}: {len({*train})} images to learn from, "
-            f"{len(val)} to be judged by; starts from {start.format(fold=self.fold)}"
-        )
-        parameters = sum(p.numel() for p in self.plain_network().parameters())
-        self.tell(
-            f"{parameters / 1e6:.2f} M parameters, {self.batch_size} patches of {self.patch} px "
-            f"an iteration, {self.num_iterations_per_epoch} iterations an epoch, on {self.device}"
-        )
-        each = self.seconds_per_iteration()
-        left = self.num_epochs - self.current_epoch
-        seconds = left * self.num_iterations_per_epoch * each
-        if self.hours:
-            seconds = max(0.0, self.hours * 3600 - self.elapsed())
-        self.tell(
-            f"{each:.2f} s an iteration: {told_seconds(seconds)} to go, "
-            f"about {seconds / each:.0f} iterations"
-        )
-
-    def seconds_per_iteration(self) -> float:
-        """Time of a forward and a backward pass with its data; nothing is learnt from them."""
-        self.network.train()
-        seconds = []
-        for _ in range(1 + TIMED_ITERATIONS):  # the first compiles
-            started = perf_counter()
-            batch = next(self.dataloader_train)
-            targets = [target.to(self.device) for target in batch["target"]]
-            with autocast(self.device):
-                loss = self.loss(self.network(batch["data"].to(self.device)), targets)
-            loss.backward()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(perf_counter() - started)
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(np.median(seconds[1:]))
+        for line in plan_lines(self):
+            self.tell(line)
 
     def progress(self) -> float:
         """Share of the training that is over, 0..1."""

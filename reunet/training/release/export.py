@@ -17,7 +17,7 @@ from reunet.network.bundle import CARD, SIZE, Bundle, load_tensors, open_bundle,
 from reunet.options import SMALLEST_CELL
 from reunet.training import layout
 from reunet.training.fit.start import start_tensors
-from reunet.training.presets import PRESETS, Preset
+from reunet.training.presets import PRESETS, STAGES, Preset
 from reunet.training.release.history import (
     commands,
     history,
@@ -59,7 +59,7 @@ def export(
     """
     checkpoints: dict[str, Path] = {}
     for folder in folders:
-        found = _checkpoints(folder, (layout.BEST,) if best else (layout.FINAL, layout.LATEST))
+        found = which(folder, best)
         if twice := sorted(found.keys() & checkpoints.keys()):
             raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
         checkpoints |= found
@@ -146,8 +146,22 @@ def _size_network(
     return dict(start_tensors(path)), about
 
 
-def _checkpoints(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The first of the named checkpoints of every fold that has one."""
+def last_stage(root: Path, preset: str) -> str:
+    """The last stage of which a fold has a checkpoint; the first where none has."""
+    trained = [
+        stage
+        for stage in STAGES
+        if any(layout.results_folder(root, preset, stage).glob("fold_*/checkpoint_*.pth"))
+    ]
+    return trained[-1] if trained else STAGES[0]
+
+
+def which(folder: Path, best: bool) -> dict[str, Path]:
+    """The checkpoint of every fold of a stage that would be exported.
+
+    Raises FileNotFoundError where there is none.
+    """
+    names = (layout.BEST,) if best else (layout.FINAL, layout.LATEST)
     found = {
         fold.name.removeprefix("fold_"): path
         for fold in sorted(folder.glob("fold_*"))
