@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from reunet.inference.size import estimate_diameter, views_of
+from reunet.model import default_weights
 from reunet.network.architecture import Architecture
 from reunet.network.bundle import SIZE, fold_file
 from reunet.network.unet import SizeUNet
-from reunet.pipeline import default_weights
 from reunet.training import layout
 from reunet.training.fit.start import start_tensors
 
