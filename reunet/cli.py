@@ -100,7 +100,7 @@ EXAMPLES = (
     type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
-    help="Of numbers on a CPU; auto takes bf16, twice as fast, where the processor has it.",
+    help="Of products in the network; auto is bf16 on CPUs that compute in it, twice as fast.",
 )
 @click.option(
     "--decoder",
@@ -203,6 +203,7 @@ def predict(
             settings: dict[str, str | bool] = {
                 "input": str(source),
                 "device": device,
+                "precision": precision,
                 "resume": resume,
             }
             about = describe(model, options, settings)

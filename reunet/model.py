@@ -37,7 +37,7 @@ class Model:
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
     size_network: SizeNetwork | None = None  # estimates the size of cells
-    precision: str = "f32"  # that it computes in: f32 or bf16 on a CPU, f16 on NVIDIA's GPUs
+    precision: Precision = "f32"  # of products in the networks, but for the size network's
 
     def tiling(self, options: Options = Options()) -> Tiling:  # noqa: B008 - it is frozen
         """How `sliding_window` cuts images for this model."""
@@ -61,8 +61,9 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """What `received` makes a model of again."""
         folder = str(self.bundle.folder.resolve())
-        about = self.bundle.about["sha256"]
-        return received, (folder, about, self.device, self.folds, self.precision)
+        hashes = self.bundle.about["sha256"]
+        precision = "f32" if self.precision == "f32" else "auto"  # all that every machine has
+        return received, (folder, hashes, self.device, self.folds, precision)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         """What Dask tells tasks apart by: networks of the same origin are the same."""
@@ -85,35 +86,29 @@ def load_model(
     weights: folder of a bundle (None: the one that comes with reunet and suits the device).
     device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
     use (None: all). The first fold is loaded at once, the others when they are first used.
-    precision: of networks on a CPU: auto, f32 or bf16; auto takes bf16 where the processor has
-    instructions for it. GPUs have one of their own.
-    Raises WeightsError, or DeviceError for a device that this machine lacks or that fails; where
-    auto chose it, a warning is given and the CPU takes over, here and later on.
+    precision: auto, f32 or bf16; auto is bf16 on CPUs that compute in it, half on NVIDIA's GPUs.
+    Raises WeightsError, or DeviceError for a device that this machine lacks or that fails, or that
+    lacks the precision; where auto chose a device that fails, a warning is given and the CPU takes
+    over, here and later on.
     """
     chosen = choose_device(device)
     bundle = open_bundle(Path(weights) if weights else default_weights(chosen))
     names = choose_folds(bundle, folds)
+    numbers = choose_precision(precision, chosen)
     if chosen == "cpu":
-        number = _precision(precision)
-        on_cpu = tuple(Fold(bundle, name, number) for name in names)
+        on_cpu = tuple(Fold(bundle, name, numbers) for name in names)
         on_cpu[0].load()
-        size = _size_network(bundle)
-        return Model(bundle, on_cpu, names, chosen, size_network=size, precision=number)
+        size_network = _size_network(bundle)
+        return Model(bundle, on_cpu, names, chosen, size_network=size_network, precision=numbers)
+    later = "f32" if precision == "f32" else "auto"  # on the CPU, should the GPU fail
     try:
-        return _on_gpu(bundle, names, chosen)
+        return _on_gpu(bundle, names, Gpu(chosen, numbers, choose_precision(later)))
     except RuntimeError as error:
         cause = f"device {chosen} fails ({message_of(error)})"
         if device != "auto":
             raise DeviceError(f"{cause}: use --device cpu") from error
         warn(f"{cause}: going on on the CPU")
-    return load_model(weights, "cpu", folds, precision)
-
-
-def _precision(name: str) -> Precision:
-    try:
-        return choose_precision(name)
-    except ValueError as error:
-        raise DeviceError(str(error)) from error
+    return load_model(weights, "cpu", folds, later)
 
 
 def received(
@@ -132,15 +127,14 @@ def received(
             f"{folder}: the model was made from this bundle, which is missing here or was changed: "
             "copy it there, or load the model on this machine"
         )
-    return load_model(there, device, folds, precision if device == "cpu" else "auto")
+    return load_model(there, device, folds, precision)
 
 
-def _on_gpu(bundle: Bundle, names: tuple[str, ...], device: str) -> Model:
-    gpu = Gpu(device)
+def _on_gpu(bundle: Bundle, names: tuple[str, ...], gpu: Gpu) -> Model:
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
-    size, number = _size_network(bundle), "f16" if device == "cuda" else "f32"
-    model = Model(bundle, networks, names, device, size_network=size, precision=number)
+    size_network, precision = _size_network(bundle), gpu.precision
+    model = Model(bundle, networks, names, gpu.name, size_network=size_network, precision=precision)
     longest = few_tiles(model.tiling()).longest
     return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
 

@@ -7,9 +7,9 @@ option, add a field here and an option in `cli`, and use it where it belongs.
 from dataclasses import dataclass
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "f32", "bf16")  # of products in the network, see `network.precision`
 DECODERS = ("field", "regrow", "paper")  # of `instances.peaks` (field) and `instances.decode`
 ENCODINGS = ("paper", "thin")  # of `instances.encode`
-PRECISIONS = ("auto", "f32", "bf16")  # of networks on a CPU, see `network.precision`
 QUALITIES = ("fast", "standard", "best")
 LAYOUTS = ("viewer", "challenge")  # of label files, see `io.labels`
 FINE_STEP = 0.5  # of a tile, that `best` puts its tiles apart: nnU-Net's

@@ -24,12 +24,37 @@ TINY = Architecture(features=(4, 8, 8), dropout=0.0)
 ABOUT = {"encoding": "paper", "decoder": "regrow", "tile": 64, "smallest": 32}
 
 torch.set_num_threads(1)  # the networks of the tests are too small to share among threads
+# What runs whole commands or takes more than about a second: all else is `quick`.
+LONG = {
+    "test_cli", "test_degenerate", "test_determinism", "test_faults", "test_field_bundle",
+    "test_golden", "test_harness", "test_package", "test_startup", "test_zoo",
+}  # fmt: skip
+LONG_TESTS = {
+    "test_a_budget_knows_the_tiles_of_the_second_look",
+    "test_a_stored_graph_with_a_changed_byte_is_not_believed",
+    "test_as_many_strips_as_rows_are_read_in_time",
+    "test_bombs",
+    "test_is_the_definition_on_real_labels",
+    "test_logits_do_not_depend_on_the_number_of_threads",
+    "test_slides_become_a_reduced_picture_and_crops_of_where_cells_are",
+    "test_ten_thousand_cells_take_no_longer_than_few",
+    "test_the_trained_folds_tell_the_classes_apart",
+}
+
 collect_ignore = [] if find_spec("nnunetv2") else ["training"]
 
 
 def pytest_report_header() -> list[str]:
     """Say what is left out, so that nobody takes it for tested."""
     return [f"left out, nnU-Net is not installed: tests/{folder}" for folder in collect_ignore]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark what is quick: `python -m pytest -m quick` is under a minute on two quiet cores."""
+    for item in items:
+        long = item.path.stem in LONG or getattr(item, "originalname", "") in LONG_TESTS
+        if not long and not item.get_closest_marker("slow") and "training" not in item.path.parts:
+            item.add_marker(pytest.mark.quick)
 
 
 def save_tiny_bundle(folder: Path, folds: tuple[str, ...] = ("0", "1")) -> Path:

@@ -10,7 +10,7 @@ import tifffile
 from reunet.errors import ImageError
 from reunet.io.collection import Labels, case_names, own_labels, passed_over
 from reunet.metric import read_modalities, score_folder
-from reunet.training.data.dataset import find_label
+from reunet.training.data.labels import find_label
 
 LABELS = np.zeros((30, 40), np.uint16)
 LABELS[5:15, 5:15], LABELS[18:28, 20:32] = 1, 2

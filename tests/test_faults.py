@@ -333,7 +333,6 @@ def test_a_gpu_that_fails_in_mid_run(
     error: Exception,
     images: Path,
     weights: Path,
-    model: Model,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -347,7 +346,7 @@ def test_a_gpu_that_fails_in_mid_run(
                 raise error
             return super().mean_logits(*arguments)
 
-    def on_gpu(arch: Any, tensors: Any, device: str) -> torch_backend.TorchNetwork:
+    def on_gpu(arch: Any, tensors: Any, device: str, *_: object) -> torch_backend.TorchNetwork:
         assert device == "cuda"
         return FailingNetwork(build(arch, tensors, "cpu").module)
 
@@ -355,12 +354,15 @@ def test_a_gpu_that_fails_in_mid_run(
     monkeypatch.setattr(torch_backend, "batch_size", lambda *_: 4)
     monkeypatch.setattr(torch_backend, "build_network", on_gpu)
     output = tmp_path / "out"
-    result = CliRunner().invoke(cli.main, command(images, output, weights)[1:])
+    result = CliRunner().invoke(
+        cli.main, command(images, output, weights, "--precision", "f32")[1:]
+    )
     assert result.exit_code == 0, result.stderr
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: device cuda fails (")
     assert line.endswith("going on on the CPU")
-    assert_right(images, output, model, EVERY_NAME)
+    single = load_model(weights, "cpu", precision="f32")  # as the network that plays the GPU
+    assert_right(images, output, single, EVERY_NAME)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes where it likes")

@@ -67,14 +67,14 @@ class Fold:
     def _on_torch(self) -> Network:
         from reunet.network import torch_backend
 
-        return torch_backend.build_network(*self._parts(), "cpu")
+        return torch_backend.build_network(*self._parts(), "cpu", self.precision)
 
     def _parts(self) -> tuple[Architecture, dict[str, np.ndarray]]:
         return self.bundle.architecture, load_tensors(self.bundle, self.name)
 
 
 class SizeFold(Fold):
-    """The network that estimates the size of cells, always on the CPU: it is asked twice."""
+    """The network that estimates the size of cells: on the CPU, in f32; it is asked but twice."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle, SIZE)
@@ -92,9 +92,14 @@ class SizeFold(Fold):
 
 @dataclass
 class Gpu:
-    """A GPU that folds share: cuda or mps. Once it has failed, all of them go on on the CPU."""
+    """A GPU that folds share: cuda or mps. Once it has failed, all of them go on on the CPU.
+
+    precision: of the folds on the GPU. on_cpu: of the same folds once they are on the CPU.
+    """
 
     name: str
+    precision: Precision = "f32"
+    on_cpu: Precision = "f32"
     failed: bool = False
 
     def batch_size(self, bundle: Bundle, folds: int, edge: int) -> int:
@@ -114,7 +119,7 @@ class GpuFold:
 
     def __init__(self, bundle: Bundle, name: str, gpu: Gpu) -> None:
         self.bundle, self.name, self.gpu = bundle, name, gpu
-        self.on_cpu = Fold(bundle, name)
+        self.on_cpu = Fold(bundle, name, gpu.on_cpu)
         self._network: TorchNetwork | None = None
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -127,7 +132,9 @@ class GpuFold:
 
             tensors = load_tensors(self.bundle, self.name)
             arch = self.bundle.architecture
-            self._network = torch_backend.build_network(arch, tensors, self.gpu.name)
+            self._network = torch_backend.build_network(
+                arch, tensors, self.gpu.name, self.gpu.precision
+            )
         return self._network
 
 

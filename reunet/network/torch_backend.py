@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reunet.inference.tiles import Flip
 from reunet.network.architecture import Architecture, parameter_shapes
+from reunet.network.precision import Precision
 from reunet.network.unet import SizeUNet, UNet
 
 MEMORY = 9e9  # bytes that may be reserved on a GPU: the challenge's card has 10 GB
@@ -22,28 +23,31 @@ LARGEST_BATCH = 32  # images at once; more keep no GPU busier
 Tensors = Mapping[str, np.ndarray]
 
 
-def build_network(arch: Architecture, tensors: Tensors, device: str) -> "TorchNetwork":
+def build_network(
+    arch: Architecture, tensors: Tensors, device: str, precision: Precision = "f32"
+) -> "TorchNetwork":
     """The network of a fold on cpu, cuda or mps. tensors: by the names of `parameter_shapes`.
 
-    Raises RuntimeError where the device fails.
+    precision: of products, see `precision.choose_precision`. Raises RuntimeError where the device
+    fails.
     """
-    return _loaded(UNet, arch, tensors, device)
+    return _loaded(UNet, arch, tensors, device, precision)
 
 
 def build_size_network(arch: Architecture, tensors: Tensors) -> "TorchNetwork":
     """The size network on the CPU. tensors: by the names of `size_parameter_shapes`."""
-    return _loaded(SizeUNet, arch, tensors, "cpu")
+    return _loaded(SizeUNet, arch, tensors, "cpu", "f32")
 
 
 def _loaded(
-    kind: type[nn.Module], arch: Architecture, tensors: Tensors, device: str
+    kind: type[nn.Module], arch: Architecture, tensors: Tensors, device: str, precision: Precision
 ) -> "TorchNetwork":
     with torch.device("meta"):  # no memory and no random numbers for weights that come from disk
         module = kind(arch)
     state = {name: torch.from_numpy(values) for name, values in tensors.items()}
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)
-    return TorchNetwork(module.to(device))
+    return TorchNetwork(module.to(device), precision)
 
 
 def batch_size(arch: Architecture, tile: int, folds: int, device: str) -> int:
@@ -67,18 +71,18 @@ def batch_size(arch: Architecture, tile: int, folds: int, device: str) -> int:
 class TorchNetwork:
     """A module in eval mode, (N, 3, H, W) -> (N, C, H, W), as a `Network`.
 
-    It computes where the module lies; on NVIDIA's GPUs in half precision, as nnU-Net does.
+    It computes where the module lies; precision: of products, the network's outputs are float32.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, precision: Precision = "f32") -> None:
         self.module = module
         self.device = next(module.parameters()).device
         # NVIDIA's tensor cores want channels last; on a CPU it would cost nnU-Net's very bits.
         on_cuda = self.device.type == "cuda"
         self.layout = torch.channels_last if on_cuda else torch.contiguous_format
         module.to(memory_format=self.layout)  # type: ignore[call-overload]
-        # Half, not bfloat16: 8 times finer, and older cards have it too.
-        self.precision = torch.autocast("cuda", torch.float16) if on_cuda else nullcontext()
+        lower = {"bf16": torch.bfloat16, "f16": torch.float16}.get(precision)
+        self.precision = torch.autocast(self.device.type, lower) if lower else nullcontext()
         self.at_once = LARGEST_BATCH  # images for which memory has sufficed so far
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
