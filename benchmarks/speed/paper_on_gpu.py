@@ -17,16 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.speed.ceiling import multiply_adds
 from benchmarks.speed.timing import complete, gpu, machine, print_table, verdict
-from reunet.inference.sliding_window import predict_logits
-from reunet.model import load_model
 from reunet.network.architecture import PAPER
 from reunet.network.bundle import save_bundle
 
 EDGE = 1024  # px, of the picture and the tile
 FOLDS, FLIPS = 5, 4
-PRODUCT = 8192  # edge of the matrices
 SECONDS, GIGABYTES = 5, 9  # marks: less than
 RUNS = 3
 SEED = 0
@@ -61,15 +57,10 @@ def print_gpu(folder: Path, runs: int) -> None:
     noise = np.random.default_rng(SEED).integers(0, 256, (EDGE, EDGE, 3), np.uint8)
     Image.fromarray(noise).save(image)
     wall, memory = whole_process(weights, image, folder / "labels", runs)
-    seconds = warm_seconds(weights, noise)
-    tflop = 2 * multiply_adds(PAPER, EDGE, EDGE) * FOLDS * FLIPS / 1e12
     rows = [
         ("process start to label, s", f"{wall:.1f}"),
         ("reserved by PyTorch, GB", f"{memory['reserved'] / 1e9:.1f}"),
         ("in use on the GPU in all, GB", f"{memory['used'] / 1e9:.1f}"),
-        ("image to logits, warm, s", f"{seconds:.2f}"),
-        ("TFLOP/s", f"{tflop / seconds:.1f}"),
-        (f"bf16 matrix peak ({PRODUCT}×{PRODUCT}), TFLOP/s", f"{peak_tflops():.0f}"),
     ]
     print_table((f"paper network, {FOLDS} folds × {FLIPS} flips, {EDGE}×{EDGE}", ""), rows)
     print(f"Wall time: {verdict(wall < SECONDS, f'< {SECONDS} s')}; ", end="")
@@ -98,32 +89,6 @@ def whole_process(weights: Path, image: Path, out: Path, runs: int) -> tuple[flo
         memory.append(json.loads(done.stdout.splitlines()[-1]))
     most = {key: max(m[key] for m in memory) for key in memory[0]}
     return statistics.median(seconds[1:]), most
-
-
-def warm_seconds(weights: Path, image: np.ndarray) -> float:
-    """Seconds from the normalised image to its logits, the best of several."""
-    model = load_model(weights, "cuda")
-    best = float("inf")
-    for _ in range(RUNS + 1):
-        started = time.perf_counter()
-        predict_logits(image, model.ensembles(vote=False)[0], model.tiling())
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
-def peak_tflops() -> float:
-    """TFLOP/s of a large bf16 matrix product, the best of several."""
-    import torch
-
-    left, right = (torch.randn(PRODUCT, PRODUCT, device="cuda").bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        torch.mm(left, right)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return float(2 * PRODUCT**3 / best / 1e12)
 
 
 if __name__ == "__main__":

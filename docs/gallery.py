@@ -1,6 +1,6 @@
 """The README's picture: whole images, the outlines of the cells found in them, and their F1.
 
-    python -m benchmarks.accuracy.gallery OUT.jpg LABELS IMAGE [IMAGE ...] [--weights BUNDLE]
+    python docs/gallery.py OUT.jpg LABELS IMAGE [IMAGE ...] [--weights BUNDLE]
 
 LABELS is the folder of the true labels. Every image is shown whole, brought to `height` px, above
 the same with outlines in yellow and its official F1.
