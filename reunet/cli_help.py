@@ -27,7 +27,8 @@ class Taught(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Overrides click's single list."""
-        lines = {p.name or "": p.get_help_record(ctx) for p in self.get_params(ctx)}
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        lines = {option.name or "": option.get_help_record(ctx) for option in options}
         shown = {name: line for name, line in lines.items() if line}
         grouped = {name for names in self.groups.values() for name in names}
         rest = [name for name in shown if name not in grouped]
