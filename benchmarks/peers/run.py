@@ -7,8 +7,9 @@ image set, so that a busy machine hits all alike. What each was shown before (a 
 uncounted) warms the disk's cache. Ours ends with labels, as do nnU-Net's predictor with the same
 weights (class maps) and the official baseline's way; of the other peers the networks run alone,
 with random weights, so their figures are lower bounds. --limit stops a process after so many
-seconds; its row then says so. A peer that cannot be installed is named with the reason. Needs
-requirements-train.txt; the peers' own packages are installed below build/peers at the first run.
+seconds; its row then says so, and larger sets are not tried. A peer that cannot be installed is
+named with the reason. Needs requirements-train.txt; the peers' own packages are installed below
+build/peers at the first run.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from itertools import cycle, islice
-from math import isinf
+from math import inf, isinf
 from pathlib import Path
 
 from PIL import Image
@@ -61,11 +62,18 @@ def main() -> None:
             "large": [(options.large, options.large)],
             "folder": list(islice(cycle(SIZES), options.images)),
         }
+        stopped: set[str] = set()
         for name in ("warm", *options.jobs.split(",")):
             images = Path(root) / name
             pixels = cut_samples(images, sets[name])
-            spent = {way: once(command, images, options.limit) for way, command in ways.items()}
+            spent = {
+                way: Spent(inf, inf, inf)
+                if way in stopped
+                else once(command, images, options.limit)
+                for way, command in ways.items()
+            }
             if name != "warm":
+                stopped |= {way for way, seconds in spent.items() if isinf(seconds.wall)}
                 print(f"\n## {name}: {len(sets[name])} images, {pixels / 1e6:.2f} megapixels\n")
                 print_spent(spent, options.limit)
 
