@@ -21,6 +21,8 @@ import click
 
 from reunet import cli_doctor, cli_evaluate, cli_outputs, cli_train
 from reunet.cli_help import Taught
+from reunet.cli_inputs import find_inputs, input_options
+from reunet.cli_machines import Machines, check_outputs, run
 from reunet.cli_outputs import (
     FOLDER,
     CannotStart,
@@ -71,7 +73,8 @@ GROUPS = {  # of the options of `reunet predict`, in its help
     "Quality against time": ("quality", "budget", "tta", "skip_empty"),
     "Network": ("weights", "folds", "device", "precision"),
     "Written beside the labels": ("overlays", "table", "html", "formats", "report"),
-    "Files": ("labels", "pixel_size", "resume"),
+    "Files": ("channels", "plane", "recursive", "labels", "pixel_size", "resume"),
+    "Many machines": ("scheduler", "workers"),
     "Told on the way": ("quiet", "verbose", "log_json"),
 }
 EXAMPLES = (
@@ -83,8 +86,9 @@ EXAMPLES = (
 
 
 @main.command(cls=Taught, groups=GROUPS, examples=EXAMPLES)
-@click.argument("source", metavar="INPUT", type=FOLDER)
+@click.argument("sources", metavar="INPUT...", type=FOLDER, nargs=-1, required=True)
 @click.argument("output", metavar="OUTPUT", type=FOLDER)
+@input_options
 @click.option(
     "--weights", type=FOLDER, help="Folder of a weight bundle.  [default: the shipped one]"
 )
@@ -159,11 +163,15 @@ EXAMPLES = (
 @click.option(
     "--report", is_flag=True, envvar="REUNET_REPORT", help="Also write OUTPUT/report.json."
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Have the workers of Dask do it.")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Have N worker processes do it."
+)
 @label_options
 @output_options
 @talk_options
 def predict(
-    source: Path,
+    sources: Sequence[Path],
     output: Path,
     weights: Path | None,
     device: str,
@@ -171,6 +179,9 @@ def predict(
     folds: str | None,
     resume: bool,
     report: bool,
+    recursive: bool,
+    scheduler: str | None,
+    workers: int | None,
     overlays: bool,
     table: bool,
     html: bool,
@@ -180,28 +191,34 @@ def predict(
     log_json: bool,
     **choices: Any,
 ) -> None:
-    """Segment INPUT (an image or a folder of images) into label images in the folder OUTPUT."""
+    """Segment INPUT (images, folders of images) into label images in the folder OUTPUT."""
     options = Options(**choices)
     makers = makers_of(overlays, table, html, formats)
     done: list[Outcome] = []
     with interruptible(done), one_line_warnings() as warned:
-        images = find_images(source, output, quiet)
+        check_outputs(bool(makers), recursive, options)
+        found = find_inputs(sources, output, recursive, quiet)
+        images = found.images
         model = start(output, weights, device, folds, precision)
+        for folder in {label.parent for label in found.labels.values()}:
+            folder.mkdir(parents=True, exist_ok=True)
         talk = Talk(Manner(quiet, verbose, log_json), len(images), done)
-        from reunet.run.batch import segment_files
-
         started = time.monotonic()
-        outcomes = segment_files(images, output, model, options, resume=resume, tell=talk.tile)
+        machines = Machines(scheduler, workers, device)
+        outcomes = run(found, output, model, options, resume, machines, talk.tile)
         if makers:
+            from reunet.io.selection import selection_of
             from reunet.run.finish import asked_pixel_size
             from reunet.run.outputs import with_outputs
 
-            outcomes = with_outputs(outcomes, output, makers, asked_pixel_size(options))
+            size = asked_pixel_size(options)
+            selection = selection_of(options.channels, options.plane)
+            outcomes = with_outputs(outcomes, output, makers, size, selection)
         if report or verbose or log_json:
             from reunet.run.report import REPORT, describe, reporting
 
             settings: dict[str, str | bool] = {
-                "input": str(source),
+                "input": " ".join(map(str, sources)),
                 "device": device,
                 "precision": precision,
                 "resume": resume,
@@ -281,37 +298,6 @@ def start(
         raise CannotStart(f"{output}: cannot be written to: choose another folder")
     remove_leftovers(output)
     return model
-
-
-def find_images(source: Path, output: Path, quiet: bool = False) -> list[Path]:
-    """The images to segment. Raises CannotStart where there are none or OUTPUT is in INPUT."""
-    from reunet.errors import ImageError, one_line
-    from reunet.io.collection import own_labels, passed_over
-    from reunet.io.images import ENDINGS, list_images
-
-    endings = ", ".join(ENDINGS)
-    try:
-        if not source.exists():
-            raise CannotStart(f"{source}: no such file or folder")
-        if output.exists() and not output.is_dir():
-            raise CannotStart(f"{output}: is a file: name a folder for the labels")
-        if source.is_file():
-            if source.suffix.lower() not in ENDINGS:
-                raise CannotStart(f"{source}: is no image ({endings}): convert it")
-            return [source]
-        if output.resolve().is_relative_to(source.resolve()):
-            raise CannotStart(f"{output}: lies inside the input folder: name one outside it")
-        images = list_images(source)
-        own = own_labels(images)
-        images = [image for image in images if image not in own]
-        others = passed_over(source, images)
-    except (ImageError, OSError) as error:
-        raise CannotStart(str(error)) from error
-    if not images:
-        raise CannotStart(f"{source}: holds no images ({endings})")
-    if others and not quiet:
-        click.echo(one_line(f"note: {source}: passed over {others}"), err=True)
-    return images
 
 
 @main.command(cls=Taught, examples=["reunet weightmap cells_label.tiff -o weights.png"])

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from reunet.iou_range import RangeScore
     from reunet.run.outputs import Makers
 
-FORMATS = ("geojson", "roi", "coco", "parquet")  # of `--export`: for other programs
-NEEDS = {"roi": "roifile", "parquet": "pyarrow"}  # packages of extras that bear the names
+FORMATS = ("geojson", "roi", "coco", "parquet", "zarr")  # of `--export`: for other programs
+NEEDS = {
+    "roi": "roifile",
+    "parquet": "pyarrow",
+    "zarr": "zarr",
+}  # by extra
 FOLDER = click.Path(path_type=Path)
 RANGE = "0.5:0.95:0.05"  # of IoU, that a page shows
 

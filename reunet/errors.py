@@ -28,6 +28,14 @@ class TiffError(Exception):
         self.cause, self.way_out = cause, way_out
 
 
+class NotThere(ValueError):
+    """A channel or plane that a file lacks: what it has, and the way out."""
+
+    def __init__(self, cause: str, way_out: str) -> None:
+        super().__init__(f"{cause}; {way_out}")
+        self.cause, self.way_out = cause, way_out
+
+
 class ReUNetWarning(UserWarning):
     """What was assumed about an image: the command prints it as a `note:`."""
 

@@ -36,6 +36,8 @@ class Options:
     drop_edge_cells: bool = False  # drop cells that the image's edge cuts
     pixel_size: str | float | None = None  # µm, or "width,height" (None: what the file says)
     labels: str = "viewer"  # of LAYOUTS
+    channels: str | None = None  # such as "2", "0,2" or "DAPI,GFP" (None: the first three)
+    plane: str | int | None = None  # of a stack: from 0, middle, max or all (None: the first)
 
     def __post_init__(self) -> None:
         """Complain of what does not exist, wherever it comes from."""

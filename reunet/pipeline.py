@@ -28,6 +28,7 @@ from reunet.io.arrays import picture_of
 from reunet.io.images import Picture
 from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size
 from reunet.io.scratch import zeros as scratch
+from reunet.io.selection import selection_of
 from reunet.io.source import Source, hold, open_source
 from reunet.model import Model
 from reunet.network.bundle import Bundle
@@ -120,7 +121,7 @@ def predict(
     """
     clock = [time.perf_counter()]
     options = replace(options or Options(), **choices)
-    source = _source(image, axes)
+    source = _source(image, axes, options)
     view = survey(source, model, options)
     clock.append(time.perf_counter())
     chosen, asked, told = what_fits(view, model, options, clock[1] - clock[0], {})
@@ -147,13 +148,13 @@ def _with(probabilities: np.ndarray, result: Result) -> Result:
     return replace(result, probabilities=shares, confidence=confidence)
 
 
-def _source(image: Any, axes: str | None) -> Source:
+def _source(image: Any, axes: str | None, options: Options) -> Source:
     if axes and STACK in axes.upper():
         raise ValueError(f"axes {axes!r} are of several images: use segment, or predict_many")
     if isinstance(image, str | os.PathLike):
         if axes:
             raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
-        return open_source(Path(image))
+        return open_source(Path(image), selection_of(options.channels, options.plane))
     return hold(image if isinstance(image, Picture) else picture_of(image, axes))
 
 

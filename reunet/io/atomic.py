@@ -31,6 +31,29 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a lock that a file stands for. Gives False where another process holds it.
+
+    The file is removed afterwards. Where a file system has no locks, nothing is held.
+    """
+    with path.open("ab") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed runs: those that no process holds a lock on.
 

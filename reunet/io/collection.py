@@ -26,6 +26,20 @@ def case_names(images: Sequence[Path]) -> dict[Path, str]:
     return {path: _name(path.stem, short_name(path), stems[short_name(path)]) for path in images}
 
 
+def label_paths(images: Sequence[Path], output: Path, root: Path | None = None) -> dict[Path, Path]:
+    """Where the label of each image goes.
+
+    root: a folder whose sub-folders are mirrored in `output` (None: all labels lie side by side).
+    """
+    folders: dict[Path, list[Path]] = {}
+    for path in images:
+        folder = output / path.parent.relative_to(root) if root else output
+        folders.setdefault(folder, []).append(path)
+    named = ((folder, case_names(group)) for folder, group in folders.items())
+    return {path: folder / f"{name}_label.tiff" for folder, names in named
+            for path, name in names.items()}  # fmt: skip
+
+
 def _name(stem: str, short: str, stems: set[str]) -> str:
     return stem if len(stems) > 1 else short
 
@@ -84,8 +98,11 @@ def own_labels(images: Iterable[Path]) -> set[Path]:
     return {path for path, label in words.items() if {label.stem, label.short} & names}
 
 
-def passed_over(folder: Path, images: Sequence[Path]) -> str:
-    """What a folder holds besides images, with numbers, but for hidden files; "" for nothing."""
+def passed_over(folder: Path, images: Sequence[Path], *, sub_folders: bool = True) -> str:
+    """What a folder holds besides images, with numbers, but for hidden files; "" for nothing.
+
+    sub_folders: count them, too.
+    """
     taken = {path.name for path in images}
     others = [p for p in folder.iterdir() if p.name not in taken and not p.name.startswith(".")]
     folders = [path for path in others if path.is_dir()]
@@ -93,7 +110,7 @@ def passed_over(folder: Path, images: Sequence[Path]) -> str:
     labels &= set(others)
     kinds = [path.suffix.lower() or "no ending" for path in others if path not in folders]
     kinds = [kind for kind, path in zip(kinds, _files(others), strict=True) if path not in labels]
-    parts = [_count(len(folders), "sub-folder"), _count(len(labels), "label")]
+    parts = [_count(len(folders) * sub_folders, "sub-folder"), _count(len(labels), "label")]
     named = sorted(set(kinds))[:KINDS_AT_MOST]
     parts.append(_count(len(kinds), "other file") + (f" ({', '.join(named)})" if kinds else ""))
     return ", ".join(part for part in parts if part)

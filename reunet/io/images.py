@@ -7,25 +7,23 @@ slow is imported at the top: a small PNG must not pay for the TIFF reader.
 import contextlib
 import os
 import stat
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reunet.errors import ImageError, image_error, reason
-from reunet.io.alpha import ALPHA_ONLY, only_alpha
+from reunet.errors import ImageError, NotThere, TiffError, image_error, reason
+from reunet.io.selection import EVERYTHING, Selection, pick_channels
 
 if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
+    from reunet.io.planes import Planes
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 500_000_000  # H × W, unless $REUNET_MAX_PIXELS says more; the challenge has 88 million
 PIXEL_BYTES = 4  # of a stored pixel at the limit: RGB of 8 bits, or one channel of up to 32
-MAX_RLE_PIXELS = 50_000_000  # of a run-length BMP, which Pillow decodes byte by byte
 
 NO_DATA = 1e30  # floats from here up to the end of float32 mark missing pixels
 NO_DATA_END = float(np.finfo(np.float32).max)
@@ -35,8 +33,37 @@ JPEG = b"\xff\xd8\xff"
 BMP = b"BM"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and costs a few bytes
-RLE = (1, 2)  # biCompression of a BMP: runs of 8-bit and of 4-bit pixels
 HEAD_BYTES = 26  # up to the end of a PNG's bit depth and colour type
+
+SLIDES = (".svs", ".ndpi", ".scn", ".bif")  # Aperio, Hamamatsu, Leica and Ventana write TIFFs
+
+
+class Format(NamedTuple):
+    """A kind of file. To read another, add a line to FORMATS and a module.
+
+    endings: in lower case. heads: what such a file begins with; where there are some, they decide
+    and the ending does not. module: has `open_plane`, as `planes.OpenPlane`, and `pixel_size`; ""
+    for what `pillow` reads. parts: it can be read in bands of rows, so large ones are not held.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    heads: tuple[bytes, ...] = ()
+    module: str = ""
+    parts: bool = False
+
+
+FORMATS = (
+    Format("PNG", (".png",), (PNG,)),
+    Format("JPEG", (".jpg", ".jpeg"), (JPEG,)),
+    Format("BMP", (".bmp",), (BMP,)),
+    Format(
+        "TIFF", (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif"), TIFF, "reunet.io.tiff", True
+    ),
+    Format("OME-Zarr", (".zarr",), module="reunet.io.omezarr", parts=True),
+    Format("microscope", (".czi", ".nd2", ".lif"), module="reunet.io.vendors"),
+)
+ENDINGS = tuple(ending for form in FORMATS for ending in form.endings)
 
 
 @dataclass(frozen=True)
@@ -47,8 +74,8 @@ class Picture:
     notes: tuple[str, ...]  # what was assumed about channels and planes, for the log
 
 
-def read_image(path: Path) -> Picture:
-    """Read one image as three channels.
+def read_image(path: Path, selection: Selection = EVERYTHING) -> Picture:
+    """Read one image as three channels. selection: which of its channels and planes.
 
     Grey is repeated, alpha is dropped, a palette becomes RGB, a missing third channel is empty
     and of more than three the first three count. Of a stack the first plane counts, of a pyramid
@@ -58,7 +85,7 @@ def read_image(path: Path) -> Picture:
     Raises ImageError for anything that is not a whole, real-valued image of at most MAX_PIXELS
     pixels (the environment variable REUNET_MAX_PIXELS raises the limit), whatever its bytes are.
     """
-    return as_picture(*_decode(path, as_shown=True))
+    return as_picture(*_decode(path, as_shown=True, selection=selection))
 
 
 def as_picture(pixels: np.ndarray, notes: Sequence[str] = ()) -> Picture:
@@ -126,11 +153,17 @@ def list_images(folder: Path) -> list[Path]:
     Raises ImageError if the folder cannot be listed.
     """
     try:
-        files = [file for file in folder.iterdir() if not _is_folder(file)]
+        files = [file for file in folder.iterdir() if _is_image(file)]
     except OSError as error:
         raise image_error(folder, reason(error), "name a folder that holds images") from error
     visible = (file for file in files if not file.name.startswith("."))
-    return sorted(file for file in visible if file.suffix.lower() in ENDINGS)
+    return sorted(visible)
+
+
+def _is_image(path: Path) -> bool:
+    """By the ending; an OME-Zarr is a folder, all others are none."""
+    ending = path.suffix.lower()
+    return ending in ENDINGS and (ending == ".zarr") == _is_folder(path)
 
 
 def _is_folder(path: Path) -> bool:
@@ -140,16 +173,84 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _decode(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
+def _decode(
+    path: Path, as_shown: bool, selection: Selection = EVERYTHING
+) -> tuple[np.ndarray, list[str]]:
     """One plane, (H, W) or (H, W, channels) without alpha, and what was assumed on the way.
 
     as_shown: translate palettes and white-is-zero; otherwise the numbers stay as stored.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise image_error(path, "unsupported ending", f"convert it to one of {' '.join(ENDINGS)}")
     with decoding(path):
-        pixels, notes = _decode_by_content(path, as_shown)
-    return native(path, pixels), notes
+        form = format_of(path)
+        if not form.module:
+            from reunet.io.pillow import read_plain
+
+            pixels, notes = read_plain(path, as_shown)
+            pixels = native(path, pixels)
+            return _without_planes(pixels, selection), notes
+        if form.name == "TIFF" and not selection:
+            pixels, notes = _read_tiff(path, as_shown)
+            return native(path, pixels), notes
+        with open_planes(path, as_shown) as planes:
+            from reunet.io.planes import selected_bands
+
+            notes, bands = selected_bands(planes, selection)
+            return native(path, np.concatenate([*bands])), notes
+
+
+def _without_planes(pixels: np.ndarray, selection: Selection) -> np.ndarray:
+    """What is selected of a picture that is no stack."""
+    from reunet.io.selection import places_of
+
+    places_of({}, (), selection.plane)
+    names = ("red", "green", "blue") if pixels.ndim == 3 else ()
+    return pick_channels(pixels, selection.channels, names)
+
+
+def _read_tiff(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
+    from reunet.io.tiff import read_tiff
+
+    return read_tiff(path, as_shown, partial(check_size, path))
+
+
+def format_of(path: Path) -> Format:
+    """The kind of a file: its contents decide, or its ending where contents have no mark.
+
+    Raises ImageError for an ending or contents that nothing here reads, or OSError.
+    """
+    ending = path.suffix.lower()
+    named = next((form for form in FORMATS if ending in form.endings), None)
+    if named is None:
+        raise image_error(path, "unsupported ending", f"convert it to one of {' '.join(ENDINGS)}")
+    if not named.heads:
+        return named
+    head = read_head(path)
+    for form in FORMATS:
+        if form.heads and head.startswith(form.heads):
+            return form
+    raise image_error(path, "not a PNG, JPEG, BMP or TIFF image", "convert it or leave it out")
+
+
+@contextlib.contextmanager
+def open_planes(path: Path, as_shown: bool = True) -> "Iterator[Planes]":
+    """A file of a format that has planes or can be read in bands, for as long as it is open.
+
+    as_shown: translate palettes and white-is-zero. Raises ImageError, in the block, too.
+    """
+    with decoding(path):
+        module = import_module(format_of(path).module)
+        with module.open_plane(path, as_shown, partial(check_size, path)) as planes:
+            yield planes
+
+
+def planes_of(path: Path) -> dict[str, int]:
+    """Axes of a file beside rows, columns and channels, with their lengths, 1 included; {} for a
+    picture that is no stack. Raises ImageError as `read_image`."""
+    with decoding(path):
+        if not format_of(path).module:
+            return {}
+    with open_planes(path) as planes:
+        return dict(planes.stacked)
 
 
 @contextlib.contextmanager
@@ -159,6 +260,8 @@ def decoding(path: Path) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except (TiffError, NotThere) as error:
+        raise image_error(path, error.cause, error.way_out) from error
     except Exception as error:  # decoders fail on bad bytes with whatever they please
         raise image_error(path, reason(error), "check or re-export the file") from error
 
@@ -182,23 +285,6 @@ def read_head(path: Path) -> bytes:
     if not head:
         raise image_error(path, "the file is empty", "copy or export it again")
     return head
-
-
-def _decode_by_content(path: Path, as_shown: bool) -> tuple[np.ndarray, list[str]]:
-    head = read_head(path)
-    if head.startswith(TIFF):
-        from reunet.errors import TiffError
-        from reunet.io.tiff import read_tiff
-
-        try:
-            return read_tiff(path, as_shown, partial(check_size, path))
-        except TiffError as error:
-            raise image_error(path, error.cause, error.way_out) from error
-    if head.startswith(PNG) and head[24:25] == b"\x10":
-        return _read_png16(path, head)
-    if head.startswith((PNG, JPEG, BMP)):
-        return _read_pillow(path, head, as_shown)
-    raise image_error(path, "not a PNG, JPEG, BMP or TIFF image", "convert it or leave it out")
 
 
 def check_size(path: Path, height: int, width: int, pixel_bytes: int = 1) -> None:
@@ -227,71 +313,6 @@ def max_pixels(path: Path) -> int:
     if told and not told.isdecimal():
         raise image_error(path, f"REUNET_MAX_PIXELS is {told!r}", "set it to a number of pixels")
     return int(told) if told else MAX_PIXELS
-
-
-def _read_png16(path: Path, head: bytes) -> tuple[np.ndarray, list[str]]:
-    """Decode a PNG of 16 bits a channel; Pillow would cut its colours to 8."""
-    from reunet.io.png import decode_png16
-
-    width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-    check_size(path, height, width)
-    pixels = decode_png16(path.read_bytes())
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # grey or RGB, alpha last
-        colours, alpha = pixels[..., :-1], pixels[..., -1]
-        return colours, [ALPHA_ONLY] if only_alpha(colours, alpha) else []
-    return pixels, []
-
-
-def _read_pillow(path: Path, head: bytes, as_shown: bool) -> tuple[np.ndarray, list[str]]:
-    with _open_pillow(path, head) as image:
-        check_size(path, image.height, image.width)
-        _check_effort(path, head, image)
-        image.load()  # a truncated file raises here
-        if head.startswith(PNG) and _may_lack_rows(image):
-            from reunet.io.png import check_rows
-
-            check_rows(path.read_bytes())
-        image.info.pop("transparency", None)  # is dropped anyway, and makes convert() warn
-        if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
-            return np.asarray(image), []
-        if image.mode == "P" and not as_shown:
-            return np.asarray(image), []
-        colours = np.asarray(image.convert("L" if image.mode in ("LA", "La") else "RGB"))
-        alone = "A" in image.getbands() and only_alpha(colours, np.asarray(image.getchannel("A")))
-        return colours, [ALPHA_ONLY] if alone else []
-
-
-def _may_lack_rows(image: "ImageFile") -> bool:
-    last_row = image.crop((0, image.height - 1, image.width, image.height))
-    return "interlace" in image.info or not np.asarray(last_row).any()
-
-
-def _check_effort(path: Path, head: bytes, image: "ImageFile") -> None:
-    """Refuse what takes hours to decode, though it has few bytes."""
-    if head.startswith(JPEG) and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
-        raise image_error(path, f"has more than {MAX_SCANS} scans", "save it as PNG")
-    pixels = image.height * image.width
-    if head.startswith(BMP) and image.info["compression"] in RLE and pixels > MAX_RLE_PIXELS:
-        raise image_error(path, f"is a run-length BMP of {pixels:,} pixels", "save it as PNG")
-
-
-def _open_pillow(path: Path, head: bytes) -> "ImageFile":
-    """Open with the one plugin that is needed.
-
-    Image.open would load five of them and would apply Pillow's own size limit, 179 million.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF, which is not used here
-    if head.startswith(PNG):
-        from PIL.PngImagePlugin import PngImageFile
-
-        return PngImageFile(path)
-    if head.startswith(JPEG):
-        from PIL.JpegImagePlugin import JpegImageFile
-
-        return JpegImageFile(path)
-    from PIL.BmpImagePlugin import BmpImageFile
-
-    return BmpImageFile(path)
 
 
 def _three_channels(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reunet.io.atomic import replacing
-from reunet.io.pixel_size import PixelSize, tiff_resolution
+from reunet.io.pixel_size import PixelSize, ome_pixel_size, tiff_resolution
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -62,6 +62,37 @@ def write_label(
             write_pyramid(temporary, instances, dtype, origin, size)
         else:
             _write_strips(temporary, instances, dtype, origin, size)
+
+
+def write_label_stack(
+    path: Path,
+    stack: np.ndarray,
+    axes: str,
+    origin: str,
+    pixel_size: PixelSize | None,
+    layout: str = "viewer",
+) -> None:
+    """Write labels of several planes as one OME-TIFF, wholly or not at all.
+
+    stack: (…, H, W) integers from 0. axes: a letter for each, ending in YX. origin, layout: as for
+    `write_label`. Raises ImageError if the file cannot be written.
+    """
+    import tifffile
+
+    dtype = np.dtype(_label_dtype(0, int(stack.max()), LABEL_LAYOUTS[layout]))
+    size = pixel_size if layout == "viewer" else None
+    with replacing(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            (plane.astype(dtype) for plane in stack.reshape(-1, *stack.shape[-2:])),
+            shape=stack.shape,
+            dtype=dtype,
+            photometric="minisblack",
+            compression="zlib",
+            ome=True,
+            metadata={"axes": axes, "Description": origin, **ome_pixel_size(size)},
+            **tiff_resolution(size),
+        )
 
 
 def _write_strips(

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,16 @@ def read_pixel_size(path: Path) -> PixelSize | None:
     density of a print if anything: they are not asked. Raises nothing: whoever wants the pixels
     finds out what is wrong with the file.
     """
-    with contextlib.suppress(Exception), _open_tiff(path) as tiff:
-        return tiff_pixel_size(tiff)
+    from reunet.io.images import format_of
+
+    with contextlib.suppress(Exception):
+        form = format_of(path)
+        if form.name == "TIFF":
+            with _open_tiff(path) as tiff:
+                return tiff_pixel_size(tiff)
+        if form.module:
+            size: PixelSize | None = import_module(form.module).pixel_size(path)
+            return size
     return None
 
 
@@ -105,12 +114,8 @@ def tiff_pixel_size(tiff: "TiffFile") -> PixelSize | None:
 @contextlib.contextmanager
 def _open_tiff(path: Path) -> Iterator["TiffFile"]:
     """The file behind the plane that `open_plane` finds safe to read."""
-    from reunet.io.images import TIFF
     from reunet.io.tiff import open_plane
 
-    with path.open("rb") as file:
-        if not file.read(4).startswith(TIFF):
-            raise ValueError("no TIFF")
     with open_plane(path, True, lambda *_: None) as plane:
         yield plane.series.keyframe.parent
 
@@ -119,7 +124,8 @@ def _size(x: float, y: float, source: str, largest: float = LARGEST) -> PixelSiz
     return PixelSize(x, y, source) if 0 < x <= largest and 0 < y <= largest else None
 
 
-def _in_micrometres(unit: str) -> float:
+def in_micrometres(unit: str) -> float:
+    """Micrometres of a unit, as people spell it. Raises KeyError for one that is no length."""
     return MICROMETRES[unit.strip().replace("\\u00B5", "µ").lower()]
 
 
@@ -131,7 +137,7 @@ def _ome(tiff: "TiffFile") -> PixelSize | None:
     told = dict(re.findall(r'(PhysicalSize\w+)\s*=\s*"([^"]*)"', element[0]))
     x, y = (
         float(told[f"PhysicalSize{axis}"])
-        * _in_micrometres(told.get(f"PhysicalSize{axis}Unit", "µm"))
+        * in_micrometres(told.get(f"PhysicalSize{axis}Unit", "µm"))
         for axis in "XY"
     )
     return _size(x, y, "OME")
@@ -142,7 +148,7 @@ def _imagej(tiff: "TiffFile") -> PixelSize | None:
     told = tiff.imagej_metadata if tiff.is_imagej else None
     if not told or "unit" not in told:
         return None
-    unit = _in_micrometres(str(told["unit"]))
+    unit = in_micrometres(str(told["unit"]))
     x, y = _pixels_a_unit(tiff)
     return _size(unit / x, unit / y, "ImageJ")
 
@@ -155,7 +161,7 @@ def _aperio(tiff: "TiffFile") -> PixelSize | None:
 
 
 def _tags(tiff: "TiffFile") -> PixelSize | None:
-    unit = _in_micrometres(TAG_UNITS[int(tiff.pages.first.tags["ResolutionUnit"].value)])
+    unit = in_micrometres(TAG_UNITS[int(tiff.pages.first.tags["ResolutionUnit"].value)])
     x, y = _pixels_a_unit(tiff)
     return _size(unit / x, unit / y, TAGS, PRINTED)
 
@@ -171,3 +177,11 @@ def tiff_resolution(size: PixelSize | None) -> dict[str, Any]:
     if size is None:
         return {}
     return {"resolution": (1e4 / size.x, 1e4 / size.y), "resolutionunit": CM}
+
+
+def ome_pixel_size(size: PixelSize | None) -> dict[str, Any]:
+    """The same in the words of an OME description; {} for None."""
+    if size is None:
+        return {}
+    x = {"PhysicalSizeX": size.x, "PhysicalSizeXUnit": "µm"}
+    return {**x, "PhysicalSizeY": size.y, "PhysicalSizeYUnit": "µm"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reunet.io.pixel_size import PixelSize, tiff_resolution
+from reunet.io.pixel_size import PixelSize, ome_pixel_size, tiff_resolution
 
 TILE = 512  # px a side
 SMALLEST = 1024  # px; levels go down until the longer side is no longer than this
@@ -27,10 +27,7 @@ def write_pyramid(
     """
     import tifffile
 
-    metadata: dict[str, Any] = {"axes": "YX", "Description": origin}
-    if size:
-        metadata |= {"PhysicalSizeX": size.x, "PhysicalSizeXUnit": "µm"}
-        metadata |= {"PhysicalSizeY": size.y, "PhysicalSizeYUnit": "µm"}
+    metadata: dict[str, Any] = {"axes": "YX", "Description": origin, **ome_pixel_size(size)}
     levels = [labels]
     while max(levels[-1].shape) > SMALLEST:
         levels.append(levels[-1][::2, ::2])

@@ -3,28 +3,22 @@
 Its size decides which, and nothing else: what follows goes one way. Legend: H, W pixels.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from reunet.errors import ImageError, TiffError, one_line
 from reunet.io.images import (
     ENDINGS,
-    TIFF,
     Picture,
     as_picture,
-    check_size,
     decoding,
+    format_of,
     native,
-    read_head,
+    open_planes,
     read_image,
 )
-
-if TYPE_CHECKING:
-    from reunet.io.tiff import Plane
+from reunet.io.planes import selected_bands
+from reunet.io.selection import EVERYTHING, Selection
 
 SLIDE_PIXELS = 16_000_000  # from here on the arrays of a whole image weigh gigabytes
 ROWS = 256  # px, of the bands of an image that is held
@@ -60,60 +54,51 @@ def hold(picture: Picture) -> Source:
     return Source((height, width), bands, picture)
 
 
-def open_source(path: Path) -> Source:
-    """An image file. A TIFF of SLIDE_PIXELS or more is streamed, any other image is read and held.
+def open_source(path: Path, selection: Selection = EVERYTHING) -> Source:
+    """An image file. Of SLIDE_PIXELS or more, and of a format that allows it, it is streamed, any
+    other image is read and held. selection: which of its channels and planes.
 
     Raises ImageError as `read_image`.
     """
-    return stream(path) if slide_shape(path) else hold(read_image(path))
+    large = slide_shape(path) is not None
+    return stream(path, selection) if large else hold(read_image(path, selection))
 
 
 def slide_shape(path: Path) -> tuple[int, int] | None:
-    """(H, W) of a TIFF of SLIDE_PIXELS or more; None for any other file.
+    """(H, W) of a file of SLIDE_PIXELS or more that can be streamed; None for any other.
 
     Raises ImageError as `read_image`.
     """
-    if not _is_tiff(path):
+    if not _comes_in_parts(path):
         return None
-    with _plane(path) as plane:
-        height, width = plane.shape
+    with open_planes(path) as planes:
+        height, width = planes.shape
     return (height, width) if height * width >= SLIDE_PIXELS else None
 
 
-def stream(path: Path) -> Source:
-    """A TIFF, read in bands wherever its strips and tiles allow it; other images are held.
+def stream(path: Path, selection: Selection = EVERYTHING) -> Source:
+    """A TIFF or OME-Zarr, read in bands wherever its strips, tiles and chunks allow it; other
+    images are held.
 
     Raises ImageError as `read_image`.
     """
-    if not _is_tiff(path):
-        return hold(read_image(path))
-    with _plane(path) as plane:
-        shape, has_alpha = plane.shape, bool(plane.colour.alpha)
-    return Source(shape, lambda: _tiff_bands(path), has_alpha=has_alpha)
+    if not _comes_in_parts(path):
+        return hold(read_image(path, selection))
+    with open_planes(path) as planes:
+        selected_bands(planes, selection)  # a plane that is not there shows here
+        shape, has_alpha = planes.shape, planes.has_alpha
+    return Source(shape, lambda: _bands(path, selection), has_alpha=has_alpha)
 
 
-def _is_tiff(path: Path) -> bool:
+def _comes_in_parts(path: Path) -> bool:
     if path.suffix.lower() not in ENDINGS:
-        return False
+        return False  # `read_image` has words for it
     with decoding(path):
-        return read_head(path).startswith(TIFF)
+        return format_of(path).parts
 
 
-def _tiff_bands(path: Path) -> Iterator[Picture]:
-    from reunet.io.tiff_rows import read_bands
-
-    with _plane(path) as plane:
-        for band in read_bands(plane):
-            yield as_picture(native(path, band), plane.notes)
-
-
-@contextlib.contextmanager
-def _plane(path: Path) -> "Iterator[Plane]":
-    from reunet.io.tiff import open_plane
-
-    with decoding(path):
-        try:
-            with open_plane(path, as_shown=True, check_size=partial(check_size, path)) as plane:
-                yield plane
-        except TiffError as error:
-            raise ImageError(one_line(f"{path}: {error}")) from error
+def _bands(path: Path, selection: Selection) -> Iterator[Picture]:
+    with open_planes(path) as planes:
+        notes, bands = selected_bands(planes, selection)
+        for band in bands:
+            yield as_picture(native(path, band), notes)

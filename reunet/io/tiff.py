@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tifffile import TiffFrame, TiffPage, TiffPageSeries
 
 from reunet.errors import TiffError
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
+from reunet.io.selection import Place
 from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
 from reunet.io.tiff_limits import (
     UNUSED_FORMATS,
@@ -26,7 +27,7 @@ from reunet.io.tiff_limits import (
     check_description,
     check_directories,
 )
-from reunet.io.tiff_series import Choice, first_page, main_picture
+from reunet.io.tiff_series import Choice, channel_names, first_page, main_picture
 
 UNNAMED = "QI"  # tifffile's letters for an axis that the file does not name
 MAX_LAST_AXIS = 7  # an unnamed last axis up to this long holds channels: no image is so narrow
@@ -55,6 +56,7 @@ class Plane:
     colour: Colour
     choice: Choice
     as_shown: bool  # translate colours
+    chosen: Place | None = None  # the plane that was asked for, not assumed
 
     @property
     def series(self) -> TiffPageSeries:
@@ -82,6 +84,7 @@ class Plane:
         stacked = [(axis, n) for axis, n in lengths if axis not in self.kept and n > 1]
         used = f"number {self.first + 1}" if self.first else "the first"
         notes = [f"axis {axis} holds {n} planes, {used} is used" for axis, n in stacked]
+        notes = notes if self.chosen is None else []
         notes = [*self.choice.left_out, *notes]
         if not self.as_shown:
             return notes
@@ -100,10 +103,47 @@ class Plane:
         single = len(self.axes) - len(self.kept) == 1 and self.axes[0] in UNNAMED
         return first_page(self.series) if single else 0
 
+    @property
+    def stacked(self) -> dict[str, int]:
+        """The axes that a picture lacks, with their lengths."""
+        lengths = zip(self.axes, self.series.shape, strict=True)
+        return {axis: n for axis, n in lengths if axis not in self.kept}
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the stack."""
+        first = (self.first if n == 0 else 0 for n, axis in enumerate(self.axes)
+                 if axis not in self.kept)  # fmt: skip
+        return tuple(first) if self.chosen is None else self.chosen
+
+    def at(self, place: Place) -> "Plane":
+        """The same file at another of its planes."""
+        return replace(self, chosen=place)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether an alpha channel is left out."""
+        return bool(self.colour.alpha)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an OME description calls the channels of this picture."""
+        tif = self.series.keyframe.parent
+        pictures = enumerate(tif.series)
+        own = (n for n, each in pictures if any(level is self.series for level in each.levels))
+        return channel_names(tif.ome_metadata, next(own, 0))
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """The plane in bands of rows, see `tiff_rows.read_bands`."""
+        from reunet.io.tiff_rows import read_bands
+
+        return read_bands(self)
+
     def index(self, rows: slice) -> list[slice | int]:
         """Where these rows lie in the series."""
         kept = {"Y": rows} | {axis: slice(None) for axis in self.kept[1:]}
-        return [kept.get(axis, self.first if n == 0 else 0) for n, axis in enumerate(self.axes)]
+        numbers = dict(zip(self.stacked, self.place, strict=True))
+        return [kept[axis] if axis in kept else numbers[axis] for axis in self.axes]
 
     def finish(self, stored: np.ndarray) -> np.ndarray:
         """What `index` took out of the series as (rows, W) or (rows, W, channels) without alpha."""

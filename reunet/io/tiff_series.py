@@ -5,12 +5,14 @@ tifffile) that were true of another file. Descriptions that do not fit the pages
 what is left out is told with numbers. Legend: H, W pixels; page: an image file directory (IFD).
 """
 
+import contextlib
 import math
 import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -76,6 +78,21 @@ def first_page(series: TiffPageSeries) -> int:
         return 0
     pages = enumerate(series.pages)
     return next((n for n, page in pages if page and not _is_beside(page.aspage())), 0)
+
+
+def channel_names(description: str | None, picture: int) -> tuple[str, ...]:
+    """Names of the channels of one picture of an OME description; () where it tells none.
+
+    picture: the number of its Image element. A channel without a name is "".
+    """
+    if not description:
+        return ()
+    with contextlib.suppress(ElementTree.ParseError, IndexError):
+        images = ElementTree.fromstring(description).findall("{*}Image")
+        channels = images[picture].findall("{*}Pixels/{*}Channel")
+        names = tuple(channel.get("Name", "") for channel in channels)
+        return names if any(names) else ()
+    return ()
 
 
 def _series(

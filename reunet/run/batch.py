@@ -9,7 +9,7 @@ in which they were given.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,14 +21,17 @@ import numpy as np
 from reunet.errors import ImageError, WeightsError, image_error, one_line
 from reunet.inference.budget import TileSeconds, seconds_since_start
 from reunet.inference.watch import Watch
-from reunet.io.collection import case_names, short_name
+from reunet.io.collection import label_paths, short_name
+from reunet.io.images import planes_of
 from reunet.io.pixel_size import PixelSize
 from reunet.io.scratch import LABEL_SHARE, check_room, zeros
+from reunet.io.selection import ALL, Selection, selection_of
 from reunet.io.source import Source, open_source
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import Seen, find_cells, see, what_fits
 from reunet.run.finish import pixel_size_of, write_cells
+from reunet.run.planes import segment_planes
 from reunet.run.resume import cells_of_kept_label, image_hash, settings_line
 from reunet.survey import survey
 
@@ -69,6 +72,7 @@ class _Job:
     image_hash: str = ""
     pixel_size: PixelSize | None = None
     source: Source | None = None
+    planes: Mapping[str, int] | None = None  # of a stack whose every plane gets its label
     seen: Seen | None = None
 
     @contextlib.contextmanager
@@ -99,6 +103,11 @@ class _Run:
     tile_seconds: TileSeconds = field(default_factory=dict)
     owners: dict[Path, Path] = field(default_factory=dict)
 
+    @property
+    def selection(self) -> Selection:
+        """Which channels and which plane of an image are looked at."""
+        return selection_of(self.options.channels, self.options.plane)
+
     def origin(self, job: _Job) -> str:
         return f"image {job.image_hash}, {self.settings.result()}"
 
@@ -111,6 +120,7 @@ def segment_files(
     *,
     resume: bool = False,
     tell: Callable[[Path, int, int], None] | None = None,
+    labels: Mapping[Path, Path] | None = None,
 ) -> Generator[Outcome]:
     """Write `<name up to the first dot>_label.tiff` into `output` for every image; the whole stem
     where several images share that name (`io.collection`).
@@ -119,12 +129,13 @@ def segment_files(
     that can be read is segmented and the others are errors: no label is overwritten by another
     image's. resume: keep labels made from the very same image, weights and settings (`resume`).
     tell: called with an image and the number of its tiles that are done, and of all.
+    labels: where the label of each image goes, if not as above (`collection.label_paths`).
     An interrupt (KeyboardInterrupt) ends the network at once; what is past it is still written and
     yielded before the interrupt goes on to the caller. Raises WeightsError where weights prove
     damaged when they are first used.
     """
-    names = case_names(images)
-    jobs = (_Job(_outcome(image, output, names[image])) for image in images)
+    labels = labels or label_paths(images, output)
+    jobs = (_Job(_outcome(image, labels[image])) for image in images)
     waiting: deque[Future[Outcome]] = deque()
     interrupt = None
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as finishing:
@@ -149,9 +160,9 @@ def segment_files(
         raise interrupt
 
 
-def _outcome(image: Path, output: Path, name: str) -> Outcome:
-    outcome = Outcome(image, output / f"{name}_label.tiff")
-    if name != short_name(image):
+def _outcome(image: Path, label: Path) -> Outcome:
+    outcome = Outcome(image, label)
+    if label.name != f"{short_name(image)}_label.tiff":
         others = f"other images are called {short_name(image)} up to the first dot too"
         outcome.notes = (f"{others}: its label is {outcome.label.name}",)
     return outcome
@@ -189,8 +200,11 @@ def _read(run: _Run, job: _Job) -> _Job:
         cells = cells_of_kept_label(outcome.label, run.origin(job)) if run.resume else None
         if cells is not None:
             outcome.kept, outcome.cells = True, cells
+        elif run.options.plane == ALL:
+            job.pixel_size = pixel_size_of(outcome.image, run.options)
+            job.planes = planes_of(outcome.image)
         else:
-            job.source = open_source(outcome.image)
+            job.source = open_source(outcome.image, run.selection)
             job.pixel_size = pixel_size_of(outcome.image, run.options)
             outcome.notes += job.pixel_size.notes if job.pixel_size else ()
         first = run.owners.setdefault(outcome.label, outcome.image)
@@ -202,6 +216,13 @@ def _read(run: _Run, job: _Job) -> _Job:
 
 def _classify(run: _Run, job: _Job) -> None:
     outcome, source, job.source = job.outcome, job.source, None
+    if job.planes is not None and not outcome.error:
+        with job.step("planes"):
+            origin, size = run.origin(job), job.pixel_size
+            outcome.cells, outcome.notes = segment_planes(
+                outcome.image, outcome.label, run.model, run.options, job.planes, origin, size
+            )
+        return
     if source is None or outcome.error:  # found after it was read
         return
     with job.step("network"):

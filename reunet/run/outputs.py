@@ -19,6 +19,7 @@ from reunet.io.export.writers import Writer, unexpected, writing
 from reunet.io.images import list_images, read_label
 from reunet.io.labels import read_origin
 from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.selection import EVERYTHING, Selection
 from reunet.io.source import Source, stream
 from reunet.run.batch import Outcome
 from reunet.run.report import REPORT
@@ -35,10 +36,15 @@ class Pair:
 
     label: Path
     image: Path | None
+    selection: Selection = EVERYTHING  # which of its channels and planes the label is of
 
 
 def with_outputs(
-    outcomes: Iterable[Outcome], folder: Path, makers: Makers, pixel_size: PixelSize | None
+    outcomes: Iterable[Outcome],
+    folder: Path,
+    makers: Makers,
+    pixel_size: PixelSize | None,
+    selection: Selection = EVERYTHING,
 ) -> Generator[Outcome]:
     """Pass on the outcomes of a run, once the outputs of each are written to the folder.
 
@@ -52,7 +58,7 @@ def with_outputs(
                 yield outcome
                 continue
             try:
-                found = segmented(Pair(outcome.label, outcome.image), pixel_size)
+                found = segmented(Pair(outcome.label, outcome.image, selection), pixel_size)
                 seconds = sum(outcome.seconds.values()) or None
                 found = replace(
                     found,
@@ -80,7 +86,7 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
         size = pixel_size or _size_of_label(pair.label)
         image = pair.label.with_name(_stem(pair.label))  # as it may have been called
         return Segmented(image, pair.label, labels, pixel_size=size, origin=origin)
-    source = stream(pair.image)
+    source = stream(pair.image, pair.selection)
     if source.shape != labels.shape:
         sizes = f"is {_size(labels.shape)} px, the image {_size(source.shape)} px (height × width)"
         raise image_error(pair.label, sizes, f"give the labels of {pair.image.name}")

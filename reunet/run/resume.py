@@ -12,7 +12,9 @@ from pathlib import Path
 
 import reunet
 from reunet.io.labels import label_origin
+from reunet.io.selection import selection_of
 from reunet.model import Model
+from reunet.network.bundle import Bundle
 from reunet.options import Options
 from reunet.run.finish import which_cells
 
@@ -22,9 +24,14 @@ HASH_DIGITS = 16  # of a sha256, in hexadecimal
 
 
 def model_hash(model: Model) -> str:
-    """Hash of all in a bundle that its labels depend on, the sha256 of the weights among it."""
-    about = {key: model.bundle.about[key] for key in DECIDES}
-    about |= {key: model.bundle.about[key] for key in MAY_DECIDE if key in model.bundle.about}
+    """Hash of all in a model's bundle that its labels depend on."""
+    return bundle_hash(model.bundle)
+
+
+def bundle_hash(bundle: Bundle) -> str:
+    """The same of a bundle that is not loaded. The sha256 of the weights is part of it."""
+    about = {key: bundle.about[key] for key in DECIDES}
+    about |= {key: bundle.about[key] for key in MAY_DECIDE if key in bundle.about}
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
@@ -45,15 +52,22 @@ def settings_line(model: Model, options: Options) -> str:
     choices += ", first fold" * (options.quality == "fast" and len(model.folds) > 1)
     choices += f", in {model.precision}" if model.precision != "f32" else ""
     choices += f", decoder {options.decoder or model.bundle.decoder}"
+    selection = selection_of(options.channels, options.plane)
+    choices += f", {selection}" * bool(selection)
     choices += f", budget {options.budget}" if options.budget else ""
     return f"reunet {reunet.__version__}, {weights}, {choices}{which_cells(options)}"
 
 
 def image_hash(image: Path) -> str:
-    """Hash of a file's bytes; nothing for what is no file, which `read_image` has words for.
+    """Hash of a file's bytes, or of the names and bytes of a folder's (OME-Zarr); nothing for
+    what is neither, which `read_image` has words for.
 
     To be taken before the image is decoded: one that changes in between is then made again.
     """
+    if image.is_dir():
+        files = sorted(path for path in image.rglob("*") if path.is_file())
+        parts = (f"{path.relative_to(image).as_posix()} {image_hash(path)}" for path in files)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:HASH_DIGITS]
     if not image.is_file():  # a pipe would keep its reader waiting
         return ""
     with image.open("rb") as file:
@@ -66,6 +80,9 @@ def cells_of_kept_label(label: Path, origin: str) -> int | None:
 
     try:
         with tifffile.TiffFile(label) as tiff:
-            return int(tiff.asarray().max()) if label_origin(tiff) == origin else None
+            if label_origin(tiff) != origin:
+                return None
+            planes = tiff.asarray()
+            return int(planes.reshape(-1, *planes.shape[-2:]).max(axis=(1, 2)).sum())
     except Exception:  # missing, cut off or no TIFF at all: to be made again, whatever it is
         return None

@@ -18,6 +18,7 @@ from reunet.io.export.parquet import Parquet
 from reunet.io.export.roi import Rois
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import Tables
+from reunet.io.export.zarrs import Zarrs
 
 
 class Writer(Protocol):
@@ -37,6 +38,7 @@ WRITERS: Mapping[str, Callable[[Path], Writer]] = {
     "roi": Rois,
     "coco": Coco,
     "parquet": Parquet,
+    "zarr": Zarrs,
     "html": Html,  # last: it links to the overlays
 }
 

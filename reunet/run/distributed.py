@@ -1,0 +1,216 @@
+"""One run on many machines: Dask hands out images, every worker segments them as `batch` does.
+
+Files are on a folder that all machines share, under the same path. A task is an image (or those few
+whose labels would bear one name); Dask gives it to another worker where one dies. A worker loads
+the model with its first task. Nothing of Dask is imported unless this module is used (extra
+`dask`).
+"""
+
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import reunet
+from reunet.errors import WeightsError, image_error, message_of
+from reunet.io.atomic import locked
+from reunet.model import Model, default_weights, load_model
+from reunet.network.bundle import open_bundle
+from reunet.options import Options
+from reunet.run.batch import Outcome, segment_files
+from reunet.run.resume import bundle_hash, model_hash
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+SECONDS = 15  # that a scheduler or its first worker may take to answer
+AHEAD = 1000  # tasks that are handed out before the first of them is done
+LOCK = ".reunet-run"  # in the folder of the labels, while a run writes there
+
+
+class CannotDistribute(ValueError):
+    """A scheduler or workers that cannot be used. One line."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which model a worker is to load."""
+
+    folder: Path
+    hash: str
+    folds: tuple[str, ...]
+    device: str
+
+
+@contextlib.contextmanager
+def cluster(scheduler: str | None, workers: int | None) -> "Iterator[Client]":
+    """A connection to a scheduler, or to one of our own with so many worker processes here.
+
+    Raises CannotDistribute where Dask is not installed, nobody answers or there is no worker.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise CannotDistribute("Dask is not installed: pip install 'reunet[dask]'") from error
+    import logging
+
+    for name in ("distributed", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters is told in one line
+    with contextlib.ExitStack() as stack:
+        try:
+            if scheduler is None:
+                own = distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                )
+                client = distributed.Client(stack.enter_context(own), timeout=SECONDS)
+            else:
+                client = distributed.Client(scheduler, timeout=SECONDS)
+            stack.enter_context(client)
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = f"no Dask scheduler answers there ({message_of(error)})"
+            raise CannotDistribute(f"{scheduler}: {cause}; start one: dask scheduler") from error
+        try:
+            client.wait_for_workers(1, timeout=SECONDS)
+        except TimeoutError as error:
+            raise CannotDistribute(
+                f"{scheduler}: has no workers; start some: dask worker {scheduler}"
+            ) from error
+        yield client
+
+
+def segment_on_workers(
+    client: "Client",
+    labels: Mapping[Path, Path],
+    output: Path,
+    model: Model,
+    options: Options,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+) -> Generator[Outcome]:
+    """`batch.segment_files` by the workers of a cluster: the same labels, to the bit.
+
+    labels: by image, where its label goes. model: tells which weights; the client's own computes
+    nothing. device: of the workers. Yields an Outcome an image, in order. An image that costs one
+    worker after the other its life is an error. Raises CannotDistribute where a worker sees other
+    weights, another version or other folders, and ImageError where another run writes into
+    `output`.
+    """
+    weights = Weights(model.bundle.folder.resolve(), model_hash(model), model.folds, device)
+    with _held(output):
+        check_workers(client, weights, [*labels], output)
+        waiting: deque[tuple[list[Path], Future]] = deque()
+        for group in _groups(labels):
+            told = {image.absolute(): labels[image].absolute() for image in group}
+            task = client.submit(
+                segment_here, told, output.absolute(), weights, options, resume, pure=False
+            )
+            waiting.append((group, task))
+            if len(waiting) >= AHEAD:
+                yield from _outcomes(*waiting.popleft(), labels)
+        while waiting:
+            yield from _outcomes(*waiting.popleft(), labels)
+
+
+def segment_here(
+    labels: Mapping[Path, Path], output: Path, weights: Weights, options: Options, resume: bool
+) -> list[Outcome]:
+    """What a worker does with a task."""
+    model = _model(weights)
+    for label in labels.values():
+        label.parent.mkdir(parents=True, exist_ok=True)
+    return [*segment_files([*labels], output, model, options, resume=resume, labels=labels)]
+
+
+@lru_cache(maxsize=1)
+def _model(weights: Weights) -> Model:
+    """The model, loaded once a worker. Raises WeightsError where this machine has others."""
+    return load_model(_folder_here(weights), weights.device, weights.folds)
+
+
+def _folder_here(weights: Weights) -> Path:
+    """Where a worker finds the weights: under the client's path, or those that came with it."""
+    found = []
+    for folder in (weights.folder, None):
+        with contextlib.suppress(WeightsError):
+            bundle = open_bundle(folder or default_weights())
+            found.append(bundle_hash(bundle))
+            if found[-1] == weights.hash:
+                return bundle.folder
+    has = f"has {' and '.join(dict.fromkeys(found))}" if found else "has none"
+    needs = f"the worker needs weights {weights.hash} and {has}"
+    raise WeightsError(f"{weights.folder}: {needs}; copy the bundle there")
+
+
+def check_workers(client: "Client", weights: Weights, images: Sequence[Path], output: Path) -> None:
+    """Raise CannotDistribute, in one line, for the first worker that could not do its work."""
+    token = output / f".reunet-{secrets.token_hex(8)}"
+    try:
+        token.touch()
+        told = client.run(
+            complaint, weights, images[0].absolute(), token.absolute(), reunet.__version__,
+            on_error="return",
+        )  # fmt: skip
+    finally:
+        token.unlink(missing_ok=True)
+    for worker, answer in told.items():
+        if isinstance(answer, BaseException):  # it could not even import this module
+            cause = message_of(RuntimeError(f"{type(answer).__name__}: {answer}"))
+            answer = f"reunet {reunet.__version__} does not run there ({cause})"
+        if answer:
+            raise CannotDistribute(f"worker {worker}: {answer}")
+
+
+def complaint(weights: Weights, image: Path, token: Path, version: str) -> str | None:
+    """What keeps this worker from its work, in one line; None for nothing."""
+    if reunet.__version__ != version:
+        return f"has reunet {reunet.__version__}, not {version}; install the same"
+    if not image.exists():
+        return f"does not see {image}; mount the folder of the images under the same path"
+    if not token.exists():
+        return f"does not see {token.parent}; mount the folder of the labels under the same path"
+    try:
+        _folder_here(weights)
+    except WeightsError as error:
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _held(output: Path) -> Iterator[None]:
+    """Keep other distributed runs out of a folder, where its file system has locks."""
+    with locked(output / LOCK) as mine:
+        if not mine:
+            raise image_error(output, "another run writes there", "wait for it, or name another")
+        yield
+
+
+def _groups(labels: Mapping[Path, Path]) -> Iterator[list[Path]]:
+    """Images, one by one, but together where their labels would bear one name."""
+    by_label: dict[Path, list[Path]] = {}
+    for image, label in labels.items():
+        by_label.setdefault(label, []).append(image)
+    yield from by_label.values()
+
+
+def _outcomes(group: list[Path], task: "Future", labels: Mapping[Path, Path]) -> Iterator[Outcome]:
+    """The outcomes of a task under the names that the client knows."""
+    from distributed import KilledWorker
+
+    try:
+        done: Any = task.result()
+    except KilledWorker:
+        for image in group:
+            cause = "the worker died with it, and so did others that tried"
+            error = image_error(image, cause, "give workers more memory, or crop the image")
+            yield Outcome(image, labels[image], error=str(error))
+        return
+    finally:
+        task.release()
+    for image, outcome in zip(group, done, strict=True):
+        outcome.image, outcome.label = image, labels[image]
+        yield outcome

@@ -1,0 +1,205 @@
+"""Runs on a real scheduler with two worker processes: equal to those on one machine, to the bit."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, SAMPLE_IMAGES
+
+pytest.importorskip("distributed")
+IMAGES = 12
+ENV = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3"}
+
+
+def start(*command: object, env: dict[str, str] = ENV) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", *map(str, command)]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, env=env,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def start_worker(address: str, env: dict[str, str] = ENV) -> subprocess.Popen[str]:
+    return start(
+        "distributed.cli.dask_worker", address, "--nthreads", 1, "--no-dashboard", "--no-nanny",
+        env=env,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler without workers."""
+    file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
+    process = start(
+        "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", 0,
+        "--no-dashboard", "--scheduler-file", file,
+    )  # fmt: skip
+    import json
+
+    deadline = time.monotonic() + 60
+    while not file.exists() or not file.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    try:
+        yield json.loads(file.read_text())["address"]
+    finally:
+        end(process)
+
+
+@pytest.fixture
+def workers(scheduler: str) -> Iterator[list[subprocess.Popen[str]]]:
+    processes = [start_worker(scheduler) for _ in range(2)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            end(process)
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(IMAGES // 4):
+        for image in sorted(SAMPLE_IMAGES.iterdir())[:4]:
+            shutil.copy(image, folder / f"{number}_{image.name}")
+    (folder / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "reunet", "predict", *map(str, arguments), "--no-tta"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    assert predict(images, folder, "--device", "cpu").returncode == 1  # bad.png
+    return folder
+
+
+def assert_same(found: Path, wanted: Path) -> None:
+    names = sorted(path.name for path in wanted.iterdir())
+    assert sorted(path.name for path in found.iterdir() if path.suffix == ".tiff") == names
+    for name in names:
+        assert (found / name).read_bytes() == (wanted / name).read_bytes(), name
+
+
+@pytest.mark.usefixtures("workers")
+def test_labels_report_and_exit_code_are_the_same(
+    scheduler: str, images: Path, alone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = predict(images, out, "--scheduler", scheduler, "--report", "--device", "cpu")
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "bad.png" in errors[0]
+    assert (out / "report.json").exists()
+    assert not list(out.glob(".*"))
+    assert_same(out, alone)
+    again = predict(images, out, "--scheduler", scheduler, "--resume", "--device", "cpu")
+    assert f"({IMAGES} kept)" in again.stdout
+
+
+def test_a_worker_that_is_killed_is_made_up_for(
+    scheduler: str,
+    workers: list[subprocess.Popen[str]],
+    images: Path,
+    alone: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    arguments = [images, out, "--scheduler", scheduler, "--device", "cpu", "--no-tta"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "reunet", "predict", *map(str, arguments)],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*_label.tiff"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    end(workers[0])
+    done = len(list(out.glob("*_label.tiff")))
+    _, told = run.communicate(timeout=300)
+    assert 2 <= done < IMAGES  # it died in between
+    assert run.returncode == 1
+    assert told.count("error: ") == 1
+    assert_same(out, alone)
+
+
+def refused(result: subprocess.CompletedProcess[str], words: str) -> None:
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_a_scheduler_that_is_not_there(images: Path, tmp_path: Path) -> None:
+    result = predict(images, tmp_path / "out", "--scheduler", "tcp://127.0.0.1:9")
+    refused(result, "no Dask scheduler answers there")
+
+
+def test_workers_with_other_weights_are_refused(
+    scheduler: str, images: Path, tmp_path: Path
+) -> None:
+    """The client's bundle lies where the worker does not look: a folder that is gone by then."""
+    from reunet.model import default_weights
+    from reunet.run.distributed import CannotDistribute, Weights, check_workers, cluster
+
+    worker = start_worker(scheduler, {**ENV, "REUNET_WEIGHTS": str(tmp_path)})
+    try:
+        with cluster(scheduler, None) as client:
+            image = [next(images.iterdir())]
+            for folder, said in ((tmp_path, "has none"), (default_weights(), "and has ")):
+                weights = Weights(folder, "0" * 16, ("all",), "cpu")
+                with pytest.raises(CannotDistribute, match=said) as error:
+                    check_workers(client, weights, image, tmp_path)
+                assert "\n" not in str(error.value)
+            with pytest.raises(CannotDistribute, match=r"does not see .*gone\.png"):
+                check_workers(client, weights, [tmp_path / "gone.png"], tmp_path)
+    finally:
+        end(worker)
+
+
+def test_what_a_worker_complains_of(images: Path, tmp_path: Path) -> None:
+    import reunet
+    from reunet.run.distributed import Weights, complaint
+
+    weights, image = Weights(tmp_path, "0", ("all",), "cpu"), next(images.iterdir())
+    assert "install the same" in (complaint(weights, image, tmp_path, "0.0") or "")
+    told = complaint(weights, image, tmp_path / "gone" / "token", reunet.__version__) or ""
+    assert "folder of the labels" in told
+
+
+def test_two_runs_on_one_folder(tmp_path: Path) -> None:
+    from reunet.errors import ImageError
+    from reunet.run.distributed import _held
+
+    with (
+        _held(tmp_path),
+        pytest.raises(ImageError, match="another run writes there"),
+        _held(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_cluster_of_our_own(images: Path, alone: Path, tmp_path: Path) -> None:
+    result = predict(images, tmp_path / "out", "--workers", 2, "--device", "cpu")
+    assert result.returncode == 1
+    assert_same(tmp_path / "out", alone)

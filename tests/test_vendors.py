@@ -1,0 +1,104 @@
+"""Microscopes' files: a .czi that Zeiss's library writes, and a .lif put together here by Leica's
+description of it. Nothing at hand writes .nd2: there the plug-in's answer to a bad file is tested.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reunet.errors import ImageError
+from reunet.io.images import planes_of, read_image
+from reunet.io.pixel_size import read_pixel_size
+from reunet.io.selection import Selection
+
+RNG = np.random.default_rng(18)
+STACK = RNG.integers(0, 60000, (3, 2, 40, 50), np.uint16)  # Z, C, Y, X
+
+
+def write_czi(path: Path) -> Path:
+    pytest.importorskip("bioio_czi")
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    with czi.create_czi(str(path)) as file:
+        for (z, c), plane in ((at, STACK[at]) for at in np.ndindex(3, 2)):
+            file.write(data=plane[..., np.newaxis], plane={"Z": z, "C": c, "T": 0})
+        file.write_metadata(
+            "a", scale_x=5e-7, scale_y=5e-7, scale_z=1e-6, channel_names={0: "DAPI", 1: "GFP"}
+        )
+    return path
+
+
+LIF = """<LMSDataContainerHeader Version="2"><Element Name="e" Visibility="1" UniqueID="u"><Data>
+</Data><Memory Size="0" MemoryBlockID="MemBlock_0"/><Children><Element Name="stack" Visibility="1"
+ UniqueID="v"><Data><Image TextDescription=""><ImageDescription><Channels>
+<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" LUTName="Blue" BytesInc="0"
+ NameOfMeasuredQuantity="" Min="0" Max="65535" Unit="" IsLUTInverted="0" BitInc="0"/>
+<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" LUTName="Green" BytesInc="{c}"
+ NameOfMeasuredQuantity="" Min="0" Max="65535" Unit="" IsLUTInverted="0" BitInc="0"/>
+</Channels><Dimensions>
+<DimensionDescription DimID="1" NumberOfElements="50" Origin="0" Length="2.45e-5" Unit="m"
+ BitInc="0"
+ BytesInc="2"/>
+<DimensionDescription DimID="2" NumberOfElements="40" Origin="0" Length="1.95e-5" Unit="m"
+ BitInc="0"
+ BytesInc="100"/>
+<DimensionDescription DimID="3" NumberOfElements="3" Origin="0" Length="2e-6" Unit="m"
+ BitInc="0"
+ BytesInc="{z}"/>
+</Dimensions></ImageDescription></Image></Data>
+<Memory Size="{size}" MemoryBlockID="MemBlock_1"/></Element></Children></Element>
+</LMSDataContainerHeader>"""
+
+
+def write_lif(path: Path) -> Path:
+    pytest.importorskip("bioio_lif")
+    pixels = STACK.tobytes()  # a channel is apart within its plane of Z
+    xml = LIF.format(c=40 * 50 * 2, z=2 * 40 * 50 * 2, size=len(pixels))
+    text = xml.encode("utf-16-le")
+
+    def block(name: str, data: bytes) -> bytes:
+        told = name.encode("utf-16-le")
+        body = b"*" + struct.pack("<Q", len(data)) + b"*" + struct.pack("<I", len(name)) + told
+        return struct.pack("<II", 0x70, len(body)) + body + data
+
+    head = b"*" + struct.pack("<I", len(xml)) + text
+    path.write_bytes(
+        struct.pack("<II", 0x70, len(head)) + head
+        + block("MemBlock_0", b"") + block("MemBlock_1", pixels)
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("write", [write_czi, write_lif])
+def test_planes_channels_and_size(write: object, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a.{write.__name__[6:]}")  # type: ignore[operator,attr-defined]
+    assert planes_of(path)["Z"] == 3
+    picture = read_image(path)
+    assert np.array_equal(picture.pixels[..., :2], STACK[0].transpose(1, 2, 0))
+    assert "axis Z holds 3 planes, the first is used" in picture.notes
+    found = read_image(path, Selection((1,), 2))
+    assert np.array_equal(found.pixels[..., 0], STACK[2, 1])
+    assert not found.notes
+    brightest = read_image(path, Selection((0,), "max"))
+    assert np.array_equal(brightest.pixels[..., 0], STACK[:, 0].max(axis=0))
+    size = read_pixel_size(path)
+    assert size is not None
+    assert (size.x, size.y) == pytest.approx((0.5, 0.5))
+
+
+def test_channels_of_a_czi_by_name(tmp_path: Path) -> None:
+    path = write_czi(tmp_path / "a.czi")
+    found = read_image(path, Selection(("GFP",), 0)).pixels
+    assert np.array_equal(found[..., 0], STACK[0, 1])
+
+
+@pytest.mark.parametrize("kind", ["czi", "nd2", "lif"])
+def test_a_bad_file_is_one_clear_line(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip(f"bioio_{kind}")
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(RNG.bytes(5000))
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
