@@ -191,7 +191,8 @@ def test_evaluate_prints_the_metric_and_writes_the_table(tmp_path: Path) -> None
 
 def test_every_option_is_a_flag_and_the_other_way_round() -> None:
     """What Python calls `Options` are the flags of the command that decide what labels show."""
-    of_the_run = {"source", "output", "weights", "device", "precision", "folds", "resume", "report"}
+    of_the_run = {"sources", "output", "weights", "device", "folds", "resume", "report"}
+    of_the_run |= {"precision", "recursive", "scheduler", "workers"}
     of_outputs = {"overlays", "table", "html", "formats", "quiet", "verbose", "log_json"}
     flags = {parameter.name for parameter in cli.predict.params}
     python_alone = {"step"}

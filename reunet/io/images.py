@@ -7,12 +7,12 @@ slow is imported at the top: a small PNG must not pay for the TIFF reader.
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,26 +42,37 @@ class Format(NamedTuple):
     """A kind of file. To read another, add a line to FORMATS and a module.
 
     endings: in lower case. heads: what such a file begins with; where there are some, they decide
-    and the ending does not. module: has `open_plane`, as `planes.OpenPlane`, and `pixel_size`; ""
-    for what `pillow` reads. parts: it can be read in bands of rows, so large ones are not held.
+    and the ending does not. reader: imports the module, with `open_plane`, as `planes.OpenPlane`,
+    and `pixel_size`; none for what `pillow` reads. parts: it can be read in bands of rows, so
+    large ones are not held.
     """
 
     name: str
     endings: tuple[str, ...]
     heads: tuple[bytes, ...] = ()
-    module: str = ""
+    reader: Callable[[], Any] | None = None
     parts: bool = False
+
+
+def _tiff() -> Any:
+    return import_module("reunet.io.tiff")
+
+
+def _omezarr() -> Any:
+    return import_module("reunet.io.omezarr")
+
+
+def _vendors() -> Any:
+    return import_module("reunet.io.vendors")
 
 
 FORMATS = (
     Format("PNG", (".png",), (PNG,)),
     Format("JPEG", (".jpg", ".jpeg"), (JPEG,)),
     Format("BMP", (".bmp",), (BMP,)),
-    Format(
-        "TIFF", (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif"), TIFF, "reunet.io.tiff", True
-    ),
-    Format("OME-Zarr", (".zarr",), module="reunet.io.omezarr", parts=True),
-    Format("microscope", (".czi", ".nd2", ".lif"), module="reunet.io.vendors"),
+    Format("TIFF", (".tif", ".tiff", *SLIDES), TIFF, _tiff, parts=True),
+    Format("OME-Zarr", (".zarr",), reader=_omezarr, parts=True),
+    Format("microscope", (".czi", ".nd2", ".lif"), reader=_vendors),
 )
 ENDINGS = tuple(ending for form in FORMATS for ending in form.endings)
 
@@ -182,7 +193,7 @@ def _decode(
     """
     with decoding(path):
         form = format_of(path)
-        if not form.module:
+        if form.reader is None:
             from reunet.io.pillow import read_plain
 
             pixels, notes = read_plain(path, as_shown)
@@ -238,8 +249,9 @@ def open_planes(path: Path, as_shown: bool = True) -> "Iterator[Planes]":
     as_shown: translate palettes and white-is-zero. Raises ImageError, in the block, too.
     """
     with decoding(path):
-        module = import_module(format_of(path).module)
-        with module.open_plane(path, as_shown, partial(check_size, path)) as planes:
+        reader = format_of(path).reader
+        assert reader is not None, "pillow's files have no planes"
+        with reader().open_plane(path, as_shown, partial(check_size, path)) as planes:
             yield planes
 
 
@@ -247,7 +259,7 @@ def planes_of(path: Path) -> dict[str, int]:
     """Axes of a file beside rows, columns and channels, with their lengths, 1 included; {} for a
     picture that is no stack. Raises ImageError as `read_image`."""
     with decoding(path):
-        if not format_of(path).module:
+        if format_of(path).reader is None:
             return {}
     with open_planes(path) as planes:
         return dict(planes.stacked)

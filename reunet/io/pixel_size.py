@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +94,8 @@ def read_pixel_size(path: Path) -> PixelSize | None:
         if form.name == "TIFF":
             with _open_tiff(path) as tiff:
                 return tiff_pixel_size(tiff)
-        if form.module:
-            size: PixelSize | None = import_module(form.module).pixel_size(path)
+        if form.reader:
+            size: PixelSize | None = form.reader().pixel_size(path)
             return size
     return None
 

@@ -4,7 +4,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ from reunet.errors import image_error
 from reunet.io.pixel_size import PixelSize
 from reunet.io.planes import CheckSize, Stack
 
-PLUGINS = {".czi": "bioio_czi", ".nd2": "bioio_nd2", ".lif": "bioio_lif"}
+PLUGINS: Mapping[str, Callable[[], Any]] = {
+    ".czi": lambda: import_module("bioio_czi"),
+    ".nd2": lambda: import_module("bioio_nd2"),
+    ".lif": lambda: import_module("bioio_lif"),
+}
 
 
 @contextlib.contextmanager
@@ -46,13 +50,13 @@ def pixel_size(path: Path) -> PixelSize | None:
 
 
 def _reader(path: Path) -> Any:
-    name = PLUGINS[path.suffix.lower()]
+    kind = path.suffix.lower()[1:]
     try:
-        plugin = import_module(name)
+        plugin = PLUGINS[f".{kind}"]()
     except ImportError as error:
-        cause = f"{path.suffix} needs the package {name.replace('_', '-')}"
+        cause = f".{kind} needs the package bioio-{kind}"
         way_out = "pip install 'reunet[formats]', or export the image as TIFF"
         raise image_error(path, cause, way_out) from error
-    for logger in (name, "bioio_base", *name.split("_")[1:]):
+    for logger in ("bioio_base", f"bioio_{kind}", kind, f"{kind}file"):
         logging.getLogger(logger).setLevel(logging.CRITICAL + 1)  # what it logs, errors say
     return plugin.Reader(path)

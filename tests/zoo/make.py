@@ -95,6 +95,16 @@ a plain 8-bit PNG of the same pixels.
   hidden files, labels of images beside them and other endings are passed over, which is told once
   with numbers. A label is named after the image up to the first dot, after its whole stem where
   several begin alike; of two images of one stem, the second is an error.
+  `--recursive` goes through sub-folders and mirrors them in the output; several inputs, and
+  patterns in quotes, may be given at once.
+* **Slides of scanners.** `.svs`, `.scn` and `.bif` are TIFFs and go the same way, in bands; of a
+  `.bif` the tiles are taken as they lie in the file, their overlap is not stitched. A `.ndpi` of
+  Hamamatsu's own JPEG layout is refused: export it as TIFF.
+* **OME-Zarr** (NGFF 0.4 and 0.5, local folders `*.zarr`; `pip install 'reunet[zarr]'`): the full
+  size of the first multiscale, in bands of chunks. `--export zarr` writes labels as OME-Zarr 0.5.
+* **Microscopes' files** (`.czi`, `.nd2`, `.lif`; `pip install 'reunet[formats]'`): the first scene,
+  by the plug-ins of bioio; that for `.czi` is under the GPL. A plane is held as a whole. `.czi` and
+  `.lif` are tested with files made for it; for `.nd2` there was none, only damaged ones are.
 * **Colours.** Grey is repeated three times, a palette becomes RGB, CMYK is mixed, CIELAB and YCbCr
   are converted, alpha is dropped, white-is-zero is inverted; other colour models are refused.
   Profiles, gamma and the orientation in EXIF are not applied: the
@@ -103,6 +113,11 @@ a plain 8-bit PNG of the same pixels.
   empty. Of a stack the first plane counts, of a pyramid the full size. A `note:` says so.
   Of several pictures the largest counts that no tag or name calls a thumbnail, a mask or a label.
   Descriptions (OME, ImageJ, tifffile) that do not fit the pages are not believed.
+  `--channels 2`, `0,2` or `DAPI` (names of OME, Zarr and microscopes' files; red, green and blue of
+  plain ones) chooses up to three, from 0, in the order red, green, blue. `--plane 7` chooses one of
+  a stack or series, counted from 0 in the file's order, the last axis fastest; `middle` the middle
+  of every axis, `max` the brightest values of all, `all` every one: their labels are one stack,
+  cells counted anew in each. What a file lacks is an error of that file.
 * **Numbers.** Integers of 1 to 64 bits and floats; NaN, infinities and marks of no data (-3.4e38)
   become 0, with a note. Contrast is relative: 0 and 1 is the mask that 0 and 255 is.
 * **Limits.** {MAX_PIXELS:,} pixels of {PIXEL_BYTES} bytes; `REUNET_MAX_PIXELS=2000000000` in the
