@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import ROOT, SAMPLE_IMAGES
@@ -203,3 +204,28 @@ def test_a_cluster_of_our_own(images: Path, alone: Path, tmp_path: Path) -> None
     result = predict(images, tmp_path / "out", "--workers", 2, "--device", "cpu")
     assert result.returncode == 1
     assert_same(tmp_path / "out", alone)
+
+
+@pytest.mark.usefixtures("workers")
+def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
+    """Odd blocks, channels first, here and on workers: the labels of the array in memory."""
+    da = pytest.importorskip("dask.array")
+    from reunet import load_model, segment
+    from reunet.dask import segment_dask
+    from reunet.io.images import read_image
+    from reunet.run.distributed import cluster
+
+    one = read_image(sorted(SAMPLE_IMAGES.iterdir())[0]).pixels
+    image = np.tile(one, (7, 7, 1))[:701, :650]
+    model = load_model(device="cpu")
+    wanted = segment(image, model, tta=False)
+    assert wanted.max() > 20
+    lazy = da.from_array(image.transpose(2, 0, 1), chunks=(3, (300, 97, 304), 333))
+    here = segment_dask(lazy, model, axes="CYX", tta=False)
+    assert here.chunks == ((300, 97, 304), (333, 317))
+    assert np.array_equal(here.compute(), wanted)
+    with cluster(scheduler, None) as client:
+        there = segment_dask(lazy, model, axes="CYX", client=client, tta=False)
+        assert np.array_equal(there.compute(scheduler="synchronous"), wanted)
+    with pytest.raises(ValueError, match="do not fit"):
+        segment_dask(lazy, model, axes="ZYX")

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import reunet
 from reunet.errors import WeightsError, image_error, message_of
 from reunet.io.atomic import locked
@@ -124,6 +126,12 @@ def segment_here(
     for label in labels.values():
         label.parent.mkdir(parents=True, exist_ok=True)
     return [*segment_files([*labels], output, model, options, resume=resume, labels=labels)]
+
+
+def logits_here(weights: Weights, fold: int, tile: np.ndarray) -> np.ndarray:
+    """What a worker's network says of one tile of an array: (3, h, w) to (C, h, w) float32."""
+    logits: np.ndarray = _model(weights).networks[fold](np.ascontiguousarray(tile[np.newaxis]))[0]
+    return logits
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,111 @@
+"""Arrays of Dask that need not fit in memory: their cells as another (extra `dask`).
+
+>>> from reunet.dask import segment_dask
+>>> labels = segment_dask(dask.array.from_zarr("slide.zarr/0"), load_model(), axes="CYX")
+
+The image is read in bands of rows, and only the networks' work goes to workers, a tile a task. Sums
+over tiles and the cells are made where this is called, exactly as for an image in memory: labels
+are the same to the bit, and no cell ends at the edge of a block. Legend: H, W pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reunet.inference.ensemble import Network
+from reunet.io.images import Picture, as_picture
+from reunet.io.scratch import zeros as scratch
+from reunet.io.source import Source
+from reunet.model import Model
+from reunet.options import Options
+from reunet.pipeline import find_cells, keep_wanted, see
+from reunet.run.distributed import Weights, logits_here
+from reunet.run.resume import model_hash
+from reunet.survey import survey
+
+if TYPE_CHECKING:
+    from dask.array import Array
+    from distributed import Client
+
+TILES = 64  # that are on their way to workers and back at a time; one takes 7 MB
+ROWS = 256  # px, of a band at least
+
+
+def segment_dask(
+    array: "Array",
+    model: Model,
+    options: Options | None = None,
+    *,
+    axes: str | None = None,
+    client: "Client | None" = None,
+    **choices: Any,
+) -> "Array":
+    """Find the cells of one image that is an array of Dask.
+
+    array: (H, W), (H, W, C), or with `axes`, such as "CYX", of these letters in any order, real
+    values. options, choices: as for `reunet.segment`; a budget is not kept. client: whose workers
+    do the networks' work (None: the current one, or else this process). Returns (H, W) int32 in
+    blocks like the image's: 0 background, cells 1..N; they are computed when this returns, and lie
+    in memory up to 2^27 pixels, above in a nameless temporary file of this machine. Besides are
+    held: a band of the image, and class map and field, a byte a pixel each, on the same terms.
+    Raises ValueError for other axes.
+    """
+    import dask.array
+
+    options = replace(options or Options(), **choices)
+    pixels = _last_channels(array, axes)
+    source = Source((pixels.shape[0], pixels.shape[1]), lambda: _bands(pixels))
+    view = survey(source, model, options)
+    client = client or _current_client()
+    remote = _on_workers(model, client) if client else model
+    labels, _ = find_cells(see(view, remote, options, scratch), model.bundle, options, scratch)
+    keep_wanted(labels, options, None)
+    return dask.array.from_array(labels, chunks=pixels.chunks[:2])
+
+
+def _last_channels(array: "Array", axes: str | None) -> "Array":
+    """(H, W) or (H, W, C), still lazy."""
+    letters = (axes or "YXC"[: array.ndim]).upper()
+    order = [letters.index(axis) for axis in "YXC" if axis in letters]
+    if sorted(letters) not in (sorted("YX"), sorted("YXC")) or len(letters) != array.ndim:
+        raise ValueError(f"axes {letters!r} do not fit {array.shape}: index it to Y, X and C")
+    return array.transpose(order)
+
+
+def _bands(pixels: "Array") -> Iterator[Picture]:
+    """The image from top to bottom, whole blocks at a time, ROWS at least."""
+    top = 0
+    ends = np.cumsum(pixels.chunks[0]).tolist()
+    for end in ends:
+        if end - top >= ROWS or end == ends[-1]:
+            yield as_picture(np.asarray(pixels[top:end].compute()))
+            top = end
+
+
+def _current_client() -> "Client | None":
+    try:
+        from distributed import get_client
+
+        return get_client()
+    except (ImportError, ValueError):
+        return None
+
+
+def _on_workers(model: Model, client: "Client") -> Model:
+    """The same model, whose networks compute on workers, many tiles at once."""
+    folder = model.bundle.folder.resolve()
+    weights = Weights(folder, model_hash(model), tuple(model.folds), model.device)
+    networks = tuple(_network(client, weights, n) for n in range(len(model.folds)))
+    return replace(model, networks=networks, batch=4 * TILES)
+
+
+def _network(client: "Client", weights: Weights, fold: int) -> Network:
+    def network(tiles: np.ndarray) -> np.ndarray:
+        """(N, 3, h, w) to (N, C, h, w), each computed wherever there is time."""
+        tasks = [client.submit(logits_here, weights, fold, tile, pure=False) for tile in tiles]
+        logits: Sequence[np.ndarray] = client.gather(tasks)
+        return np.stack(logits)
+
+    return network
