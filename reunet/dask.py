@@ -21,8 +21,7 @@ from reunet.io.source import Source
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import find_cells, keep_wanted, see
-from reunet.run.distributed import Weights, logits_here
-from reunet.run.resume import model_hash
+from reunet.run.distributed import Weights, logits_here, weights_of
 from reunet.survey import survey
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def _current_client() -> "Client | None":
 
 def _on_workers(model: Model, client: "Client") -> Model:
     """The same model, whose networks compute on workers, many tiles at once."""
-    folder = model.bundle.folder.resolve()
-    weights = Weights(folder, model_hash(model), tuple(model.folds), model.device)
+    weights = weights_of(model, model.device)
     networks = tuple(_network(client, weights, n) for n in range(len(model.folds)))
     return replace(model, networks=networks, batch=4 * TILES)
 

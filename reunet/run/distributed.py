@@ -46,6 +46,15 @@ class Weights:
     hash: str
     folds: tuple[str, ...]
     device: str
+    precision: str = "f32"  # on a CPU
+
+
+def weights_of(model: Model, device: str) -> Weights:
+    """What workers are told about a model. device: that they are to use."""
+    number = model.precision if model.device == "cpu" else "auto"
+    return Weights(
+        model.bundle.folder.resolve(), model_hash(model), tuple(model.folds), device, number
+    )
 
 
 @contextlib.contextmanager
@@ -102,7 +111,7 @@ def segment_on_workers(
     weights, another version or other folders, and ImageError where another run writes into
     `output`.
     """
-    weights = Weights(model.bundle.folder.resolve(), model_hash(model), model.folds, device)
+    weights = weights_of(model, device)
     with _held(output):
         check_workers(client, weights, [*labels], output)
         waiting: deque[tuple[list[Path], Future]] = deque()
@@ -136,8 +145,10 @@ def logits_here(weights: Weights, fold: int, tile: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _model(weights: Weights) -> Model:
-    """The model, loaded once a worker. Raises WeightsError where this machine has others."""
-    return load_model(_folder_here(weights), weights.device, weights.folds)
+    """The model, loaded once a worker. Raises WeightsError where this machine has others, and
+    ValueError where it lacks the device or computes in another precision."""
+    folder = _folder_here(weights)
+    return load_model(folder, weights.device, weights.folds, weights.precision)
 
 
 def _folder_here(weights: Weights) -> Path:
@@ -182,9 +193,9 @@ def complaint(weights: Weights, image: Path, token: Path, version: str) -> str |
     if not token.exists():
         return f"does not see {token.parent}; mount the folder of the labels under the same path"
     try:
-        _folder_here(weights)
-    except WeightsError as error:
-        return str(error)
+        _model(weights)
+    except ValueError as error:  # a WeightsError is one
+        return message_of(error)
     return None
 
 
