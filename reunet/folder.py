@@ -59,8 +59,8 @@ def segment_folder(
     one. options, choices: see `Options`. progress: called with a Progress whenever a tile is done,
     from the thread that iterates. resume: keep labels made from the same image, weights and
     settings; needs output.
-    Yields a Segmented an image, in order; what goes wrong with one is its `error`. Raises ImageError
-    at the first item where the folder cannot be read or written, or holds no images, and
+    Yields a Segmented an image, in order; what goes wrong with one is its `error`. Raises
+    ImageError at the first item where the folder cannot be read or written, or holds no images, and
     WeightsError where weights prove damaged when they are first used.
     """
     files = _files(images)
