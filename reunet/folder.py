@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reunet.errors import ImageError, image_error
+from reunet.errors import WeightsError, image_error
 from reunet.io.collection import own_labels
 from reunet.io.images import list_images
 from reunet.model import Model, load_model
 from reunet.options import Options
 from reunet.pipeline import Result, predict
-from reunet.run.batch import Outcome, segment_files
+from reunet.run.batch import Outcome, in_one_line, segment_files
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def segment_folder(
     from the thread that iterates. resume: keep labels made from the same image, weights and
     settings; needs output.
     Yields a Segmented an image, in order; what goes wrong with one is its `error`. Raises
-    ImageError at the first item where the folder cannot be read or written, or holds no images.
+    ImageError at the first item where the folder cannot be read or written, or holds no images, and
+    WeightsError where weights prove damaged when they are first used.
     """
     files = _files(images)
     chosen = replace(options or Options(), **choices)
@@ -127,8 +128,10 @@ def _unwritten(
 
         try:
             result = predict(path, model, options, progress=of_this if tell else None)
-        except (ImageError, MemoryError, RuntimeError) as error:
-            yield Segmented(path, error=str(error) or f"{path}: out of memory; crop the image")
+        except WeightsError:
+            raise  # no image can do without them
+        except Exception as error:
+            yield Segmented(path, error=in_one_line(path, error))
         else:
             cells = int(result.labels.max(initial=0))
             yield Segmented(path, cells, notes=result.notes, result=result)

@@ -182,6 +182,18 @@ def test_a_folder_need_not_be_written(tiny: Model, folder: Path) -> None:
     assert [*folder.parent.iterdir()].count(folder) == 1  # no folder of labels beside it
 
 
+@pytest.mark.parametrize("output", [None, "labels"])
+def test_whatever_goes_wrong_is_one_line(
+    output: str | None, tiny: Model, folder: Path, tmp_path: Path
+) -> None:
+    """An area in µm² of images whose pixels' size is not known."""
+    where = tmp_path / output if output else None
+    done = list(reunet.segment_folder(folder, where, tiny, tta=False, min_area="20um2"))
+    assert len(done) == 3
+    assert all(image.error and image.path.name in image.error for image in done)
+    assert not any("\n" in (image.error or "") for image in done)
+
+
 def test_a_folder_without_images_is_an_error(tiny: Model, tmp_path: Path) -> None:
     with pytest.raises(reunet.ImageError, match="holds no images"):
         list(reunet.segment_folder(tmp_path, model=tiny))

@@ -71,6 +71,13 @@ def test_troubleshooting_quotes_messages_that_exist() -> None:
     assert not missing
 
 
+def test_install_lists_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/install.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page.partition("## Extras")[2], re.MULTILINE)
+    assert sorted(rows) == sorted(project["optional-dependencies"])
+
+
 def test_outputs_lists_every_column() -> None:
     page = (ROOT / "docs/outputs.md").read_text()
     for title, columns in (

@@ -27,8 +27,6 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # precision, choices of `predic
     "1.0": ("auto", {"step": 1.0}),
     "f32": ("f32", {"step": 0.75}),
 }
-
-
 Seen = dict[str, dict[str, tuple[float, float]]]  # way -> image -> F1, seconds in the network
 
 

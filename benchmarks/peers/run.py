@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import cycle, islice
 from math import inf, isinf
 from pathlib import Path
@@ -34,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 SIZES = ((256, 256), (520, 696), (472, 512), (360, 360), (400, 400), (256, 320), (640, 640),
          (1024, 1024))  # fmt: skip
 WARM_UP = 64  # px
+STOPPED = Spent(inf, inf, inf)
 OURS: dict[str, tuple[str, ...]] = {  # choices of `reunet predict`
     "reunet": (),
     "reunet --no-tta": ("--no-tta",),
@@ -66,12 +68,8 @@ def main() -> None:
         for name in ("warm", *options.jobs.split(",")):
             images = Path(root) / name
             pixels = cut_samples(images, sets[name])
-            spent = {
-                way: Spent(inf, inf, inf)
-                if way in stopped
-                else once(command, images, options.limit)
-                for way, command in ways.items()
-            }
+            spent = dict.fromkeys(ways, STOPPED)
+            spent |= {w: once(ways[w], images, options.limit) for w in ways if w not in stopped}
             if name != "warm":
                 stopped |= {way for way, seconds in spent.items() if isinf(seconds.wall)}
                 print(f"\n## {name}: {len(sets[name])} images, {pixels / 1e6:.2f} megapixels\n")
@@ -86,23 +84,24 @@ def ways_of(names: list[str], root: Path) -> dict[str, Way]:
     for name in (name for name in NAMES if name in names):
         try:
             ways |= WAYS[name](root) if name in WAYS else other(name)
-        except (NotInstalledError, ImportError) as error:
+        except NotInstalledError as error:
             print(f"* {name} is left out: {error}", flush=True)
     return ways
 
 
 def ours(_: Path) -> dict[str, Way]:
     """Our command, by default and with choices that make it do what the others do."""
-
-    def way(choices: tuple[str, ...]) -> Way:
-        program = Path(sys.executable).with_name("reunet")
-        return lambda images, out: (program, "predict", images, out, "--device", "cpu", *choices)
-
-    return {name: way(choices) for name, choices in OURS.items()}
+    program, how = Path(sys.executable).with_name("reunet"), ("--device", "cpu")
+    return {
+        name: lambda images, out, own=own: (program, "predict", images, out, *how, *own)
+        for name, own in OURS.items()
+    }
 
 
 def nnunet(root: Path) -> dict[str, Way]:
     """nnU-Net's predictor with the same weights, on normalised RGB under its names."""
+    if not find_spec("nnunetv2"):
+        raise NotInstalledError("requirements-train.txt is not installed")
 
     def way(images: Path, out: Path) -> Command:
         given = for_nnunet(images, root / f"{images.name}_nnunet")
@@ -120,10 +119,7 @@ def other(peer: str) -> dict[str, Way]:
     return {name: lambda images, out: (python, script, peer, images, out)}
 
 
-WAYS: dict[str, Callable[[Path], dict[str, Way]]] = {
-    "reunet": ours,
-    "nnunet": nnunet,
-}
+WAYS: dict[str, Callable[[Path], dict[str, Way]]] = {"reunet": ours, "nnunet": nnunet}
 
 
 def for_nnunet(images: Path, folder: Path) -> Path:

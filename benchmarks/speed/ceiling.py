@@ -1,21 +1,16 @@
 """How near the compact network comes to what the cores can do.
 
-    python -m benchmarks.speed.ceiling [--weights BUNDLE] [--edge 512] [--turns 3] [--precision f32]
+    python -m benchmarks.speed.ceiling [--weights BUNDLE] [--edge 512] [--precision f32]
 
-Its GFLOP/s beside those of a large matrix product, on all cores that the process may use (fewer:
-`taskset -c 0 python …`). They take turns, each in a process of its own, because idle threads of one
-library keep cores from the next; the best round of each counts, as the ceiling is about the machine
-and not about what else it does. The ceiling is the faster of two libraries' products: not
-every BLAS knows every processor.
+Its GFLOP/s beside those of a large matrix product by the same library, on all cores that the
+process may use (fewer: `taskset -c 0 python …`). The two take turns, and the best round of each
+counts, as the ceiling is about the machine and not about what else it does.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from math import prod
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +18,13 @@ import numpy as np
 from benchmarks.speed.timing import machine, print_table, verdict
 from reunet.model import default_weights
 from reunet.network.architecture import Architecture, parameter_shapes
-from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.bundle import Bundle, load_tensors, open_bundle
+from reunet.network.openvino_backend import build_network, openvino, ops
 from reunet.network.precision import Precision, cpu_precision
 
 MARK = 70  # % of the ceiling
 PRODUCT = 2048  # edge of the matrices
-ROUNDS = 10  # of a turn, after one that warms up
+ROUNDS = 30  # after one that warms up
 SEED = 0
 
 Work = Callable[[], object]
@@ -39,90 +35,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--weights", type=Path, default=default_weights())
     parser.add_argument("--edge", type=int, default=512, help="px, of the tile")
-    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--precision", choices=("f32", "bf16"), default=cpu_precision())
     options = parser.parse_args()
     print(machine())
-    print_ceiling(options.weights, options.edge, options.turns, options.precision)
-
-
-def print_ceiling(weights: Path, edge: int, turns: int, precision: Precision) -> None:
-    """GFLOP/s of one tile through the first fold, and of the matrix products."""
-    own = f"network, a {edge}×{edge} tile"
-    flop = {own: 2.0 * multiply_adds(open_bundle(weights).architecture, edge, edge)}
-    prepare: dict[str, Callable[[], Work]] = {own: partial(network, weights, edge, precision)}
-    for library, product in PRODUCTS.items():
-        name = f"{PRODUCT}×{PRODUCT} product, {library}"
-        prepare[name], flop[name] = partial(product, precision), 2.0 * PRODUCT**3
-    seconds = best_in_turn(prepare, turns)
-    speed = {name: flop[name] / seconds[name] / 1e9 for name in seconds}
+    bundle, edge, precision = open_bundle(options.weights), options.edge, options.precision
+    own, ceiling = f"network, a {edge}×{edge} tile", f"{PRODUCT}×{PRODUCT} product"
+    work = {own: network(bundle, edge, precision), ceiling: product(precision)}
+    flop = {own: 2.0 * multiply_adds(bundle.architecture, edge, edge), ceiling: 2.0 * PRODUCT**3}
+    seconds = best_in_turn(work)
+    speed = {name: flop[name] / seconds[name] / 1e9 for name in work}
     rows = [
         (name, f"{flop[name] / 1e9:.1f}", f"{1e3 * seconds[name]:.1f}", f"{speed[name]:.0f}")
-        for name in speed
+        for name in work
     ]
     print_table((f"{precision} work", "GFLOP", "ms, best", "GFLOP/s"), rows)
-    ceiling = max(speed.keys() - {own}, key=lambda name: speed[name])
     share = 100 * speed[own] / speed[ceiling]
-    print(
-        f"{share:.0f} % of the faster ({ceiling}): {verdict(share >= MARK, f'≥ {MARK} %')}\n",
-        flush=True,
-    )
+    print(f"{share:.0f} % of the product's: {verdict(share >= MARK, f'≥ {MARK} %')}\n", flush=True)
 
 
-def best_in_turn(prepare: Mapping[str, Callable[[], Work]], turns: int) -> dict[str, float]:
-    """Seconds of the best round of each; a turn is a fresh process."""
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
-        found = [
-            {name: fresh.submit(best_of_rounds, work).result() for name, work in prepare.items()}
-            for _ in range(turns)
-        ]
-    return {name: min(turn[name] for turn in found) for name in prepare}
-
-
-def best_of_rounds(prepare: Callable[[], Work]) -> float:
-    """Seconds of a turn's best round."""
-    work, best = prepare(), float("inf")
-    work()
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
+def best_in_turn(work: dict[str, Work]) -> dict[str, float]:
+    """Seconds of the best round of each."""
+    best = dict.fromkeys(work, float("inf"))
+    for number in range(ROUNDS + 1):
+        for name, call in work.items():
+            started = time.perf_counter()
+            call()
+            if number:
+                best[name] = min(best[name], time.perf_counter() - started)
     return best
 
 
-def network(weights: Path, edge: int, precision: Precision) -> Work:
+def network(bundle: Bundle, edge: int, precision: Precision) -> Work:
     """One tile through the first fold, by the backend that `reunet predict` takes."""
-    from reunet.network.openvino_backend import build_network
-
-    bundle = open_bundle(weights)
     tensors = load_tensors(bundle, bundle.folds[0])
     own = build_network(bundle.architecture, tensors, edge, precision)
     tile = random((1, 3, edge, edge))
     return lambda: own(tile)
 
 
-def torch_product(precision: Precision) -> Work:
-    """A large product by the BLAS that comes with PyTorch."""
-    import torch
-
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right, out = (torch.from_numpy(random((PRODUCT, PRODUCT))).to(kind) for _ in range(3))
-    return lambda: torch.mm(left, right, out=out)
-
-
-def openvino_product(precision: Precision) -> Work:
-    """The same by the library that runs the network; it packs the right matrix only once."""
-    from reunet.network.openvino_backend import openvino, ops
-
+def product(precision: Precision) -> Work:
+    """A large product; its right matrix is packed only once."""
     left, right = (random((PRODUCT, PRODUCT)) for _ in range(2))
     given = ops.parameter(left.shape, np.float32)
     graph = openvino.Model([ops.matmul(given, ops.constant(right), False, False)], [given])
     hint = {"INFERENCE_PRECISION_HINT": precision}
     request = openvino.compile_model(graph, "CPU", hint).create_infer_request()
     return lambda: request.infer({0: left}, share_inputs=True, share_outputs=True)
-
-
-PRODUCTS = {"PyTorch": torch_product, "OpenVINO": openvino_product}
 
 
 def multiply_adds(arch: Architecture, height: int, width: int) -> int:

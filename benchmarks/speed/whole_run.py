@@ -20,12 +20,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from benchmarks.speed.timing import SAMPLES, Spent, cut_samples, machine, print_table, run, verdict
+from benchmarks.speed.timing import SAMPLES, Spent, cut_samples, machine, print_table, run
 
 SMALLEST, LARGEST = 256, 512  # px, edges of the folder's images
 FORMATS = (".png", ".tif", ".bmp", ".jpg")
 BLOCK = 512  # px, of the slide's tiles; each shows a part of one sample
-MOST_GIGABYTES = 3.0  # the mark for a slide
 COMMAND = """
 import json, resource, sys, time
 from reunet.network import openvino_backend
@@ -74,7 +73,7 @@ def main() -> None:
         how = ("--device", "cpu", "--tta" if options.tta else "--no-tta", *further)
         command = (sys.executable, "-c", COMMAND, measured, "predict", given, f"{folder}/labels")
         spent = run((*command, *how))
-        report(spent, slide=bool(options.slide), **json.loads(measured.read_text()))
+        report(spent, **json.loads(measured.read_text()))
 
 
 def write_slide(path: Path, edge: int) -> None:
@@ -95,7 +94,7 @@ def write_slide(path: Path, edge: int) -> None:
     tifffile.imwrite(path, tiles(), shape=(edge, edge, 3), dtype=np.uint8, **how)
 
 
-def report(whole: Spent, calls: dict[str, list[list[float]]], peak: float, *, slide: bool) -> None:
+def report(whole: Spent, calls: dict[str, list[list[float]]], peak: float) -> None:
     """Print the tables. calls: seconds, processor seconds and bytes of every pass; peak: bytes."""
     network = np.array(calls["network"])
     rows: dict[str, Spent] = {
@@ -114,8 +113,7 @@ def report(whole: Spent, calls: dict[str, list[list[float]]], peak: float, *, sl
             for name, s in rows.items()
         ],
     )  # fmt: skip
-    mark = f"; {verdict(peak < MOST_GIGABYTES * 1e9, f'< {MOST_GIGABYTES:g} GB')}" if slide else ""
-    print(f"most memory {peak / 1e9:.2f} GB{mark}")
+    print(f"most memory {peak / 1e9:.2f} GB")
     later = network[len(network) // 10 :, 2]
     slope = np.polyfit(np.arange(len(later)), later, 1)[0] if len(later) > 1 else 0
     print(f"after the first tenth it grows by {slope / 1e3:.1f} kB a pass of the network")

@@ -87,7 +87,7 @@ class _Job:
         except WeightsError:
             raise
         except Exception as error:
-            self.outcome.error = _in_one_line(self.outcome.image, error)
+            self.outcome.error = in_one_line(self.outcome.image, error)
         self.outcome.seconds[name] = time.perf_counter() - started
 
 
@@ -258,7 +258,8 @@ def _finish(run: _Run, job: _Job) -> Outcome:
     return outcome
 
 
-def _in_one_line(image: Path, error: Exception) -> str:
+def in_one_line(image: Path, error: Exception) -> str:
+    """Whatever went wrong with an image: file, cause, way out."""
     if isinstance(error, ImageError):
         return str(error)
     cause, way_out = str(error)[:CAUSE_AT_MOST], "report it, with the image if you can"
