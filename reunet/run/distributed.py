@@ -75,7 +75,7 @@ def cluster(scheduler: str | None, workers: int | None) -> "Iterator[Client]":
         try:
             if scheduler is None:
                 own = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                    n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
                 )
                 client = distributed.Client(stack.enter_context(own), timeout=SECONDS)
             else:
