@@ -1,6 +1,7 @@
 """What a training says while it works: a line every few seconds, one line when interrupted."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -85,7 +86,11 @@ def one_line_when_interrupted() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(f"\n{INTERRUPTED}" if sys.stderr.isatty() else INTERRUPTED, file=sys.stderr)
-        sys.exit(130)
+        for child in multiprocessing.active_children():
+            child.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # nnU-Net's threads would wait for those processes, or tell that they died
     finally:
         signal.signal(signal.SIGTERM, before)
 
