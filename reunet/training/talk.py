@@ -1,6 +1,7 @@
 """What a training says while it works: a line every few seconds, one line when interrupted."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -74,13 +75,11 @@ class Ticker:
 @contextlib.contextmanager
 def one_line_when_interrupted() -> Iterator[None]:
     """End on Ctrl-C or SIGTERM with one line and exit code 130."""
-    owner = os.getpid()
 
-    def hear(number: int, _: object) -> None:
-        if os.getpid() == owner:
-            raise KeyboardInterrupt
-        os._exit(128 + number)  # a process that inherited this: its pool ends it so, in silence
+    def hear(_: int, __: object) -> None:
+        raise KeyboardInterrupt
 
+    _end_forks_by_sigterm()
     before = signal.signal(signal.SIGTERM, hear)
     try:
         yield
@@ -93,6 +92,29 @@ def one_line_when_interrupted() -> Iterator[None]:
         os._exit(130)  # nnU-Net's threads would wait for those processes, or tell that they died
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@functools.cache
+def _end_forks_by_sigterm() -> None:
+    """From now on SIGTERM ends forked processes as if this one had never heard of it.
+
+    nnU-Net's pools end their processes by it, some at once. A handler of Python's that they inherit
+    loses a signal that comes while they are being forked, and the pool would wait for ever. So it
+    is held back meanwhile, and they take it the system's way.
+    """
+    if not hasattr(os, "register_at_fork"):  # Windows does not fork
+        return
+    these = {signal.SIGTERM}
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, these)
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, these),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, these),
+        after_in_child=in_child,
+    )
 
 
 @contextlib.contextmanager
