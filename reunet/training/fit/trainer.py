@@ -269,18 +269,20 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def on_epoch_end(self) -> None:
         """Log, judge, keep a checkpoint, and end when the time is over."""
-        if self.local_rank == 0:
-            self.note_epoch(last=self.time_is_up() or self.current_epoch == self.num_epochs - 1)
+        last = self.time_is_up() or self.current_epoch == self.num_epochs - 1
+        line = self.note_epoch(last) if self.local_rank == 0 else ""
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
+        if line:  # whoever reads it may interrupt: the checkpoint is written
+            self.tell(line)
 
     def time_is_up(self) -> bool:
         """Whether the hours given to the training are over."""
         return self.hours is not None and self.elapsed() >= self.hours * 3600
 
-    def note_epoch(self, last: bool) -> None:
+    def note_epoch(self, last: bool) -> str:
         """Note the epoch's figures; every few epochs the instance F1, by which the best
-        checkpoint is chosen."""
+        checkpoint is chosen. Returns a line on them."""
         every = self.job["f1_every"]
         due = last or self.current_epoch % every == every - 1
         scores = self.instance_f1() if due else {}
@@ -293,7 +295,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         }
         if self.log_book.add(figures):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
-        self.tell(epoch_line(figures))
+        return epoch_line(figures)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint in one step: an interruption leaves the one before it whole."""
