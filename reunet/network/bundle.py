@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from reunet.errors import WeightsError
 from reunet.inference.tiles import STEP
+from reunet.io.atomic import replacing
 from reunet.network.architecture import Architecture, parameter_shapes, size_parameter_shapes
 from reunet.options import DECODERS, ENCODINGS
 
@@ -186,9 +187,9 @@ def save_bundle(
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Write `card.json` in one step: it is never seen half-written."""
-    part = folder / f".part_{CARD}"
-    part.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / CARD)
+    with replacing(folder / CARD) as temporary:
+        text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def fold_file(fold: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +14,7 @@ from reunet.errors import ImageError
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.instances.encode import CLASSES, encode
 from reunet.instances.weight_map import weight_map
+from reunet.io.atomic import replacing
 from reunet.io.collection import Labels
 from reunet.io.images import read_label
 from reunet.io.labels import write_label
@@ -321,6 +321,5 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file in one step."""
-    part = path.with_name(f".part_{os.getpid()}_{path.name}")  # folds are trained side by side
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

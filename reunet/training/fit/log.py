@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reunet.io.atomic import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,12 +36,10 @@ class TrainingLog:
 
     def _write(self, rows: list[Row]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        part = self.table.with_name(".part_training.csv")
-        with part.open("w", newline="") as file:
+        with replacing(self.table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self.table)
         self._draw(rows)
 
     def _draw(self, rows: list[Row]) -> None:

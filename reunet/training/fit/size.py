@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.inference.size import REFERENCE, STRIDE
+from reunet.io.atomic import replacing
 from reunet.io.images import list_images, read_image
 from reunet.metric import read_meta
 from reunet.network.architecture import SIZE_STAGE, Architecture, size_parameter_shapes
@@ -269,8 +270,7 @@ def _save(
     path: Path, network: SizeUNet, optimiser: torch.optim.Optimizer, seconds: float, iteration: int
 ) -> None:
     """Write a checkpoint in one step."""
-    part = path.with_name(f".part_{path.name}")
     weights, state = network.state_dict(), optimiser.state_dict()
     content = {"weights": weights, "optimiser": state, "seconds": seconds, "iteration": iteration}
-    torch.save(content, part)
-    part.replace(path)
+    with replacing(path) as temporary:
+        torch.save(content, temporary)

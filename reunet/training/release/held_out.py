@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reunet import load_model
+from reunet.io.atomic import replacing
 from reunet.metric import score_pair
 from reunet.network.bundle import Bundle
 from reunet.pipeline import predict
@@ -83,12 +84,13 @@ def compare(pairs: list[Pair], before: Bundle | None, after: Path) -> Comparison
 
 
 def _write(table: Path, rows: list[Scores]) -> None:
-    part = table.with_name(f".part_{table.name}")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(table) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, [field.name for field in fields(Scores)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    part.replace(table)
 
 
 def _read(table: Path) -> Comparison:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reunet.io.atomic import replacing
 from reunet.training import layout
 from reunet.training.data.dataset import cases_folder, read_json, write_json
 from reunet.training.fit import jobs
@@ -182,12 +183,10 @@ def write_table(path: Path, rows: list[dict[str, Any]], left_out: dict[str, str]
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write a table in one step; figures that a row lacks stay empty."""
-    part = path.with_name(f".part_{path.name}")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)
 
 
 def link_cases(plan: SelfTraining, stage: str, accepted: list[str]) -> None:

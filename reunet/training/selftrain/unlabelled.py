@@ -17,6 +17,7 @@ from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.scale import scale_image, scaled_shape, zoom_for
 from reunet.inference.tiles import content_box
+from reunet.io.atomic import replacing
 from reunet.io.collection import case_names
 from reunet.io.images import ENDINGS, list_images, read_image
 from reunet.metric import read_meta
@@ -147,9 +148,8 @@ def _store(store: Path, image: UnlabelledImage, pixels: np.ndarray, patch: int) 
     content = z_score(channels[:, *box])[:, np.newaxis]  # (3, 1, h, w)
     how = {"codec": blosc2.Codec.LZ4HC, "filters": [blosc2.Filter.NOFILTER]}  # nnU-Net's
     write_blosc(store / f"{image.case}.b2nd", content, (patch, patch), cparams=how)
-    part = store / f".part_{image.case}.pkl"
-    part.write_bytes(pickle.dumps(properties(pixels.shape[:2], box)))
-    part.replace(store / f"{image.case}.pkl")
+    with replacing(store / f"{image.case}.pkl") as temporary:
+        temporary.write_bytes(pickle.dumps(properties(pixels.shape[:2], box)))
 
 
 def properties(shape: tuple[int, int], box: tuple[slice, slice]) -> dict[str, Any]:
