@@ -208,7 +208,7 @@ def predict(
         outcomes = run(found, output, model, options, resume, machines, talk.tile)
         if makers:
             from reunet.io.selection import selection_of
-            from reunet.run.finish import asked_pixel_size
+            from reunet.pipeline import asked_pixel_size
             from reunet.run.outputs import with_outputs
 
             size = asked_pixel_size(options)

@@ -8,19 +8,28 @@ over tiles and the cells are made where this is called, exactly as for an image 
 are the same to the bit, and no cell ends at the edge of a block. Legend: H, W pixels.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reunet.errors import ReUNetWarning
 from reunet.inference.ensemble import Network
 from reunet.io.images import Picture, as_picture
 from reunet.io.scratch import zeros as scratch
 from reunet.io.source import Source
 from reunet.model import Model
 from reunet.options import Options
-from reunet.pipeline import find_cells, keep_wanted, see
+from reunet.pipeline import (
+    asked_pixel_size,
+    find_cells,
+    keep_wanted,
+    least_area,
+    see,
+    what_fits,
+)
 from reunet.run.distributed import Weights, logits_here, weights_of
 from reunet.survey import survey
 
@@ -49,18 +58,23 @@ def segment_dask(
     blocks like the image's: 0 background, cells 1..N; they are computed when this returns, and lie
     in memory up to 2^27 pixels, above in a nameless temporary file of this machine. Besides are
     held: a band of the image, and class map and field, a byte a pixel each, on the same terms.
-    Raises ValueError for other axes.
+    What is assumed about the image is a ReUNetWarning. Raises ValueError for other axes.
     """
     import dask.array
 
     options = replace(options or Options(), **choices)
     pixels = _last_channels(array, axes)
     source = Source((pixels.shape[0], pixels.shape[1]), lambda: _bands(pixels))
+    size = asked_pixel_size(options)
+    least_area(options, size)  # what cannot be done is told before the network starts
     view = survey(source, model, options)
+    few, asked, told = what_fits(view, model, replace(options, budget=None), 0.0, {})
+    for note in (*view.notes, *told):
+        warnings.warn(note, ReUNetWarning, stacklevel=2)
     client = client or _current_client()
-    remote = _on_workers(model, client) if client else model
-    labels, _ = find_cells(see(view, remote, options, scratch), model.bundle, options, scratch)
-    keep_wanted(labels, options, None)
+    remote = _on_workers(few, client) if client else few
+    labels, _ = find_cells(see(view, remote, asked, scratch), model.bundle, options, scratch)
+    keep_wanted(labels, options, size)
     return dask.array.from_array(labels, chunks=pixels.chunks[:2])
 
 

@@ -121,7 +121,8 @@ def predict(
     """
     clock = [time.perf_counter()]
     options = replace(options or Options(), **choices)
-    source = _source(image, axes, options)
+    source, size = _source(image, axes, options), _pixel_size(image, options)
+    least_area(options, size)  # what cannot be done is told before the network starts
     view = survey(source, model, options)
     clock.append(time.perf_counter())
     chosen, asked, told = what_fits(view, model, options, clock[1] - clock[0], {})
@@ -131,8 +132,7 @@ def predict(
     seen = see(view, chosen, asked, scratch, watch)
     clock.append(time.perf_counter())
     labels, agreement = find_cells(seen, model.bundle, options, scratch)
-    size = _pixel_size(image, options)
-    kept = keep_wanted(labels, options, size.area if size else None)
+    kept = keep_wanted(labels, options, size)
     clock.append(time.perf_counter())
     steps = zip(("size", "network", "decoding"), pairwise(clock), strict=True)
     seconds = {step: end - start for step, (start, end) in steps}
@@ -158,10 +158,16 @@ def _source(image: Any, axes: str | None, options: Options) -> Source:
     return hold(image if isinstance(image, Picture) else picture_of(image, axes))
 
 
+def asked_pixel_size(options: Options) -> PixelSize | None:
+    """The size of pixels that overrides what files say."""
+    return None if options.pixel_size is None else parse_pixel_size(str(options.pixel_size))
+
+
 def _pixel_size(image: Any, options: Options) -> PixelSize | None:
-    if options.pixel_size is not None:
-        return parse_pixel_size(str(options.pixel_size))
-    return read_pixel_size(Path(image)) if isinstance(image, str | os.PathLike) else None
+    asked = asked_pixel_size(options)
+    if asked is None and isinstance(image, str | os.PathLike):
+        return read_pixel_size(Path(image))
+    return asked
 
 
 def what_fits(
@@ -239,9 +245,8 @@ def find_cells(
     Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
     (`fuse_with_agreement`). Raises ValueError for decoder `field` and maps without one.
     """
-    from reunet.instances.label_fusion import (
-        fuse_with_agreement,  # not needed before the first tile
-    )
+    # It is not needed before the first tile.
+    from reunet.instances.label_fusion import fuse_with_agreement
 
     decoder, voters = options.decoder or bundle.decoder, len(seen.maps.classes)
     size = seen.maps.classes.shape[1], seen.maps.classes.shape[2]
@@ -272,15 +277,19 @@ def _decoded(maps: Maps, voter: int, out: np.ndarray, decoder: str, encoding: st
     return decode_field(maps.classes[voter], maps.fields[voter], shape=shape, out=out)
 
 
-def keep_wanted(labels: np.ndarray, options: Options, pixel_area: float | None) -> np.ndarray:
+def least_area(options: Options, size: PixelSize | None) -> float:
+    """Pixels that a cell must have. size: of a pixel, where it is known. Raises ValueError where an
+    area in µm² is asked for and that is not."""
+    return parse_min_area(str(options.min_area or 0)).in_pixels(size.area if size else None)
+
+
+def keep_wanted(labels: np.ndarray, options: Options, size: PixelSize | None) -> np.ndarray:
     """Drop, in place, the cells that nobody wants, and number the others 1..N.
 
-    labels: (H, W) integers, 0 background. pixel_area: µm², where it is known. Returns the former
-    numbers of those that are left, 0 first, (N + 1,). Raises ValueError where an area in µm² is
-    asked for and the size of a pixel is not known.
+    labels: (H, W) integers, 0 background. Returns the former numbers of those that are left, 0
+    first, (N + 1,). Raises ValueError as `least_area`.
     """
     kept = np.arange(1, int(labels.max(initial=0)) + 1)
     if options.min_area is not None or options.drop_edge_cells:
-        wanted = parse_min_area(str(options.min_area or 0))
-        kept = filter_cells(labels, wanted.in_pixels(pixel_area), options.drop_edge_cells)
+        kept = filter_cells(labels, least_area(options, size), options.drop_edge_cells)
     return np.append(0, kept)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from reunet.io.arrays import check_axes
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import STACK, Result, predict
@@ -59,13 +60,6 @@ def unstacked(images: Any, axes: str) -> tuple[np.ndarray, str]:
             "images of several sizes make no stack: give predict_many a list"
         ) from error
     letters = axes.upper()
-    if (
-        len(letters) != stack.ndim
-        or len(set(letters)) < len(letters)
-        or not {"Y", "X"} <= {*letters}
-    ):
-        raise ValueError(
-            f"axes {axes!r} do not fit an array of shape {stack.shape}: name each once, Y and X too"
-        )
+    check_axes(letters, stack.shape)
     place = letters.index(STACK)
     return np.moveaxis(stack, place, 0), letters.replace(STACK, "")

@@ -25,6 +25,7 @@ class _Lenient(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
+        """Write what there is room for; the rest counts as written, too."""
         content = memoryview(data).cast("B")
         try:
             return os.write(self._descriptor, content)

@@ -10,7 +10,9 @@ from imagecodecs import imread
 from scipy import ndimage
 
 from conftest import PICTURES
-from reunet.inference.normalise import normalise_channels, z_score
+from reunet.inference.ensemble import Ensemble
+from reunet.inference.normalise import normalise_channels, scaling_of, z_score
+from reunet.inference.sliding_window import map_image
 from reunet.inference.tiles import Tiling, content_box
 from reunet.network.unet import Architecture
 
@@ -72,3 +74,11 @@ def train(network: torch.nn.Module, seed: int, steps: int = 150) -> None:
 def scaled_content(image: np.ndarray) -> np.ndarray:
     channels = image.transpose(2, 0, 1)
     return z_score(channels[:, *content_box(channels)])
+
+
+def classify(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
+    """Class map of an image in memory, as `segment` makes it: (H, W, 3) uint8 to (H, W) uint8."""
+    box = content_box(image.transpose(2, 0, 1))
+    scaling, shape = scaling_of(image, box), (image.shape[0], image.shape[1])
+    maps = map_image(lambda top, bottom: image[top:bottom], shape, scaling, [ensemble], tiling, box)
+    return np.asarray(maps.classes[0])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +42,20 @@ def tiny(bundle: Path) -> Model:
 @pytest.fixture(scope="module")
 def nuclei() -> np.ndarray:
     return np.asarray(Image.open(PICTURES / "nuclei.png").convert("L"))[:120, :150]
+
+
+def test_an_area_in_micrometres_is_refused_before_the_network_runs(
+    tiny: Model, nuclei: np.ndarray
+) -> None:
+    def never(_: np.ndarray) -> np.ndarray:
+        raise AssertionError("the network was run")
+
+    blind = replace(tiny, networks=(never,), folds=("0",), size_network=None)
+    with pytest.raises(ValueError, match="needs the size of a pixel"):
+        reunet.predict(nuclei, blind, QUICK, min_area="20um2")
+    sized = reunet.predict(nuclei, tiny, QUICK, min_area="20um2", pixel_size=0.5)
+    in_pixels = reunet.predict(nuclei, tiny, QUICK, min_area=80)
+    np.testing.assert_array_equal(sized.labels, in_pixels.labels)
 
 
 # stacks

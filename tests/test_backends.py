@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import classify
 from torch import Tensor, nn
 
 from conftest import PICTURES, ROOT, SAMPLE_IMAGES, TINY
@@ -20,7 +21,6 @@ from reunet import model as models
 from reunet.errors import WeightsError
 from reunet.inference.ensemble import Average
 from reunet.inference.normalise import normalise_channels, z_score
-from reunet.inference.sliding_window import classify
 from reunet.inference.tiles import FLIPS
 from reunet.io.images import read_image
 from reunet.network import ensemble, openvino_backend, torch_backend

@@ -229,3 +229,21 @@ def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
         assert np.array_equal(there.compute(scheduler="synchronous"), wanted)
     with pytest.raises(ValueError, match="do not fit"):
         segment_dask(lazy, model, axes="ZYX")
+
+
+def test_an_array_of_dask_is_done_as_options_and_notes_say(bundle: Path) -> None:
+    """Of two folds `fast` takes one, as `segment` does, and what is assumed is told."""
+    da = pytest.importorskip("dask.array")
+    from reunet import ReUNetWarning, load_model, segment
+    from reunet.dask import segment_dask
+
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 5), dtype=np.uint8)
+    model = load_model(bundle, "cpu")
+    with pytest.warns(ReUNetWarning) as told:
+        wanted = segment(pixels, model, quality="fast", min_area="4um2", pixel_size=0.5)
+    lazy = da.from_array(pixels, chunks=(40, 40, 5))
+    with pytest.warns(ReUNetWarning) as also:
+        found = segment_dask(lazy, model, quality="fast", min_area="4um2", pixel_size=0.5)
+    assert np.array_equal(found.compute(), wanted)
+    assert {str(one.message) for one in also} == {str(one.message) for one in told}
+    assert any("quality fast" in str(one.message) for one in told)

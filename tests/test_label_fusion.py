@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import classify
 
 from reunet import pipeline
 from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels
-from reunet.inference.sliding_window import Maps, classify
+from reunet.inference.sliding_window import Maps
 from reunet.instances.label_fusion import AGREEMENT, FREE, agreements, fuse
 from reunet.instances.overlap import overlapping_pairs
 from reunet.instances.regions import UNSEEN

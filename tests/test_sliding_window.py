@@ -17,6 +17,7 @@ from pictures import (
     PARITY,
     PATCH,
     THRIFTY,
+    classify,
     each_image,
     rough_classes,
     scaled_content,
@@ -30,10 +31,9 @@ from reunet.inference.normalise import normalise_channels, scaling_of
 from reunet.inference.sliding_window import (
     OUTSIDE_LOGITS,
     WHITE,
-    classify,
     is_empty,
+    map_bands,
     most_probable,
-    predict_bands,
     predict_logits,
     predict_scaled,
 )
@@ -241,10 +241,12 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
     height, width = image.shape[:2]
     box, tape = content_box(image.transpose(2, 0, 1)), Tape(image)
     scaling = scaling_of(image, box)
-    bands = predict_bands(tape.read, (height, width), scaling, Average([contextual]), tiling, box)
+    voters = [Average([contextual])]
+    bands = map_bands(tape.read, (height, width), scaling, voters, tiling, box)
     pieces = []
     done = 0
-    for rows, classes in bands:
+    for rows, maps in bands:
+        (classes,) = maps.classes
         assert rows.start == done
         assert classes.shape == (rows.stop - rows.start, width)
         assert classes.dtype == np.uint8
@@ -265,7 +267,7 @@ def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:
     scaling = scaling_of(tape.image, (slice(0, shape[0]), slice(0, shape[1])))
     reads = [
         len(tape.asked)
-        for _ in predict_bands(tape.read, shape, scaling, Average([lambda tiles: tiles]), DEFAULT)
+        for _ in map_bands(tape.read, shape, scaling, [Average([lambda tiles: tiles])], DEFAULT)
     ]
     assert reads == list(range(1, len(reads) + 1))
     assert len(reads) > 15

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import classify
 from scipy import ndimage
 
 from reunet import pipeline
@@ -17,7 +18,6 @@ from reunet.inference.second_pass import (
     classify_enlarged,
     enlarged,
 )
-from reunet.inference.sliding_window import classify
 from reunet.inference.tiles import Tiling
 from reunet.instances.encode import INTERIOR
 from reunet.io.images import Picture, as_picture

@@ -25,6 +25,7 @@ from reunet.inference.tiles import (
     tile_starts,
     tile_windows,
 )
+from reunet.inference.watch import CLASSES as CLASSES
 from reunet.inference.watch import Watch
 from reunet.options import SMALLEST_CELL
 
@@ -32,7 +33,6 @@ Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3)
 Zeros = Callable[[tuple[int, ...], type[np.integer]], np.ndarray]  # such as np.zeros
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
-CLASSES = 3  # background, interior, boundary
 # where no cell can be: background with 99.99 %, as softmax says, and no distance from it
 OUTSIDE_LOGITS = (10.0, 0.0, 0.0, 0.0)
 FIELD_LEVELS = 200  # of the stored distance field from 0 to 1; up to 1.275 fits into a byte
@@ -51,39 +51,6 @@ class Maps:
 
     classes: np.ndarray
     fields: np.ndarray | None = None
-
-
-def predict_bands(
-    read: Read,
-    shape: tuple[int, int],
-    scaling: Scaling,
-    ensemble: Ensemble,
-    tiling: Tiling,
-    box: Window | None = None,
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Class map of an image in bands from top to bottom, each as soon as no tile can change it.
-
-    read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
-    overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). box: content
-    box (None: the whole image); what lies outside is background and is not read.
-    Yields rows and (h, W) uint8 classes: background, interior, boundary. The rows make up the
-    image without gaps.
-    """
-    for rows, maps in map_bands(read, shape, scaling, [ensemble], tiling, box):
-        yield rows, maps.classes[0]
-
-
-def classify(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
-    """Class map of an image in memory: that of `predict_bands`, in one piece.
-
-    image: (H, W, 3) uint8 from `normalise_channels`. Returns (H, W) uint8. Black margins are
-    background, and the networks are not shown them.
-    """
-    box = content_box(image.transpose(2, 0, 1))
-    scaling, shape = scaling_of(image, box), (image.shape[0], image.shape[1])
-    maps = map_image(lambda top, bottom: image[top:bottom], shape, scaling, [ensemble], tiling, box)
-    class_map: np.ndarray = maps.classes[0]
-    return class_map
 
 
 def map_image(
@@ -116,7 +83,14 @@ def map_bands(
     box: Window | None = None,
     watch: Watch | None = None,
 ) -> Iterator[tuple[slice, Maps]]:
-    """`predict_bands` for several ensembles at once: rows and their maps, (voters, h, W) each."""
+    """Maps of an image in bands from top to bottom, each as soon as no tile can change it.
+
+    read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
+    overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). voters: each
+    makes a map of its own. box: content box (None: the whole image); what lies outside is
+    background and is not read. Yields rows and their maps, (voters, h, W) each; the rows make up
+    the image without gaps.
+    """
     rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
     inside = rows.stop - rows.start, columns.stop - columns.start
     row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
@@ -226,6 +200,7 @@ def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
     rows_of_box, columns_of_box = box
 
     def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray | None]:
+        """The tiles of some rows, scaled; None of one that is empty."""
         top = rows_of_box.start
         pixels = read(top + rows.start, top + rows.stop)[:, columns_of_box]
         for c in columns:

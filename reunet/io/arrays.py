@@ -72,10 +72,7 @@ def _axes_of_dims(image: Any, count: int) -> str | None:
 def _by_axes(array: np.ndarray, axes: str) -> tuple[np.ndarray, list[str]]:
     """(H, W) or (H, W, channels), and notes on what is left out."""
     channels = [letter for letter in axes if letter in CHANNELS]
-    if len(axes) != array.ndim or len(set(axes)) < len(axes) or not {"Y", "X"} <= set(axes):
-        raise ValueError(
-            f"axes {axes!r} do not fit an array of shape {array.shape}: name each once, Y and X too"
-        )
+    check_axes(axes, array.shape)
     if len(channels) > 1:
         raise ValueError(f"axes {axes!r} name two of channels: name one C, and index the other")
     planes = {a: n for a, n in zip(axes, array.shape, strict=True) if a not in "YXCS"}
@@ -84,6 +81,14 @@ def _by_axes(array: np.ndarray, axes: str) -> tuple[np.ndarray, list[str]]:
     pixels = array[first] if array.size else array.reshape((0,) * len(kept))
     notes = [f"axis {a} holds {n} planes, the first is used" for a, n in planes.items() if n > 1]
     return pixels.transpose([kept.index(axis) for axis in ("Y", "X", *channels)]), notes
+
+
+def check_axes(axes: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for letters that do not name each axis of a shape once, Y and X too."""
+    if len(axes) != len(shape) or len(set(axes)) < len(axes) or not {"Y", "X"} <= set(axes):
+        raise ValueError(
+            f"axes {axes!r} do not fit an array of shape {shape}: name each once, Y and X too"
+        )
 
 
 def _by_shape(array: np.ndarray) -> np.ndarray:

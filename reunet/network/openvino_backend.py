@@ -70,6 +70,7 @@ def build_network(
 
     @lru_cache
     def request(edges: tuple[int, int]) -> Any:
+        """The compiled graph of tiles with such edges, px."""
         model = build_model(arch, tensors, edges)
         if folder is None:
             return _compile(model, precision).create_infer_request()

@@ -122,6 +122,7 @@ class SizeUNet(nn.Module):
         self.decoder.seg_layers = nn.ModuleList([*(nn.Identity() for _ in range(SIZE_STAGE)), head])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, SIZE_OUTPUTS, H / 8, W / 8): presence of a cell, log2 of its size."""
         skips = self.encoder(x)
         x = skips[-1]
         pairs = zip(self.decoder.transpconvs, self.decoder.stages, strict=True)

@@ -7,9 +7,9 @@ import numpy as np
 from reunet.errors import image_error
 from reunet.filters import parse_min_area
 from reunet.io.labels import write_label
-from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size
+from reunet.io.pixel_size import PixelSize, read_pixel_size
 from reunet.options import Options
-from reunet.pipeline import keep_wanted
+from reunet.pipeline import asked_pixel_size, keep_wanted
 
 
 def pixel_size_of(image: Path, options: Options) -> PixelSize | None:
@@ -29,13 +29,6 @@ def pixel_size_of(image: Path, options: Options) -> PixelSize | None:
     return size
 
 
-def asked_pixel_size(options: Options) -> PixelSize | None:
-    """The size of pixels that overrides what files say."""
-    if options.pixel_size is None:
-        return None
-    return parse_pixel_size(str(options.pixel_size))
-
-
 def write_cells(
     label: Path, cells: np.ndarray, origin: str, size: PixelSize | None, options: Options
 ) -> np.ndarray:
@@ -44,7 +37,7 @@ def write_cells(
     cells: (H, W) integers, 0 background. size: from `pixel_size_of`. Returns their former numbers,
     0 first, (N + 1,). Raises ImageError as `write_label`.
     """
-    kept = keep_wanted(cells, options, size.area if size else None)
+    kept = keep_wanted(cells, options, size)
     write_label(label, cells, origin, layout=options.labels, pixel_size=size)
     return kept
 
