@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reunet.api import predict_many as predict_many
+    from reunet.api import segment as segment
     from reunet.errors import DeviceError as DeviceError
     from reunet.errors import ImageError as ImageError
     from reunet.errors import ReUNetError as ReUNetError
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from reunet.options import Options as Options
     from reunet.pipeline import Result as Result
     from reunet.pipeline import predict as predict
-    from reunet.pipeline import segment as segment
-    from reunet.stacks import predict_many as predict_many
 
 __all__ = [
     "DeviceError",
@@ -59,10 +59,10 @@ def __getattr__(name: str) -> Any:
             home = import_module("reunet.model")
         case "Options":
             home = import_module("reunet.options")
-        case "Result" | "predict" | "segment":
+        case "Result" | "predict":
             home = import_module("reunet.pipeline")
-        case "predict_many":
-            home = import_module("reunet.stacks")
+        case "predict_many" | "segment":
+            home = import_module("reunet.api")
         case _:
             raise AttributeError(f"module 'reunet' has no attribute {name!r}")
     return getattr(home, name)

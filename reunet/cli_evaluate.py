@@ -97,7 +97,8 @@ def evaluate(truths: Path, predictions: Path, table: Path | None, **further: Any
     and their mean are shown too.
     """
     from reunet.errors import one_line
-    from reunet.metric import read_modalities, score_folder, summarise, write_csv
+    from reunet.io.meta import read_modalities
+    from reunet.metric import score_folder, summarise, write_csv
 
     try:
         evaluation = score_folder(truths, predictions)

@@ -1,15 +1,13 @@
 """The way of an image to its cells, whatever its size: survey, network, decoding, filters.
 
->>> from reunet import load_model, segment
->>> model = load_model()
->>> labels = segment("image.png", model)  # (H, W) int32, 0 background, cells 1..N
+>>> from reunet import load_model, predict
+>>> predict("image.png", load_model()).labels  # (H, W) int32, 0 background, cells 1..N
 
-`segment` and `predict` go all of it; `run.batch` calls the same steps on threads of its own.
+`predict` goes all of it; `run.batch` calls the same steps on threads of its own.
 """
 
 import os
 import time
-import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -18,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from reunet.errors import ReUNetWarning
 from reunet.filters import filter_cells, parse_min_area
 from reunet.inference.budget import TileSeconds, allowance, fit
 from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged
 from reunet.inference.sliding_window import Maps, Zeros, map_image
 from reunet.inference.watch import Tell, Watch, at_shape, confidence_of, nothing_yet
 from reunet.io.arrays import picture_of
-from reunet.io.images import Picture
-from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size
+from reunet.io.images import Picture, read_pixel_size
+from reunet.io.pixel_size import PixelSize, parse_pixel_size
 from reunet.io.scratch import zeros as scratch
 from reunet.io.selection import selection_of
 from reunet.io.source import Source, hold, open_source
@@ -73,36 +70,6 @@ class Result:
     confidence: np.ndarray | None = None
 
 
-def segment(
-    image: Any,
-    model: Model,
-    options: Options | None = None,
-    *,
-    axes: str | None = None,
-    **choices: Any,
-) -> np.ndarray:
-    """Find the cells of one image.
-
-    image: a file of any size, an array (H, W) or (H, W, C) of any real dtype, or what
-    `arrays.picture_of` makes one of. axes: of an array, such as "CYX", where its shape leaves them
-    open; with an N, such as "NYX", it is a stack of images. options: see `Options`. choices: fields
-    of it by name, such as tta=False.
-    Returns (H, W) int32, of a stack (N, H, W): 0 background, cells 1..N, of each image anew. What
-    is assumed about the image is a ReUNetWarning. Raises ImageError for a file that cannot be read,
-    ValueError for an array that is no image, or of unclear axes, or an option that does not exist.
-    """
-    if axes and STACK in axes.upper():
-        from reunet.stacks import segment_stack
-
-        labels, notes = segment_stack(image, model, options, axes=axes, **choices)
-    else:
-        result = predict(image, model, options, axes=axes, **choices)
-        labels, notes = result.labels, result.notes
-    for note in notes:
-        warnings.warn(note, ReUNetWarning, stacklevel=2)
-    return labels
-
-
 def predict(
     image: Any,
     model: Model,
@@ -113,11 +80,16 @@ def predict(
     progress: Tell | None = None,
     **choices: Any,
 ) -> Result:
-    """`segment` of one image, with all that is known beside the labels; notes are no warnings here.
+    """The cells of one image, and all that is known beside the labels.
 
-    probabilities: keep those of the classes, and tell the confidence of each cell. progress: called
-    with the number of tiles that are through the networks, and of all. Raises ValueError, too, for
-    probabilities of an image that is not held in memory as a whole.
+    image: a file of any size, an array (H, W) or (H, W, C) of any real dtype, or what
+    `arrays.picture_of` makes one of. axes: of an array, such as "CYX", where its shape leaves them
+    open. options: see `Options`. choices: fields of it by name, such as tta=False. probabilities:
+    keep those of the classes, and tell the confidence of each cell. progress: called with the
+    number of tiles that are through the networks, and of all.
+    Raises ImageError for a file that cannot be read, ValueError for an array that is no image or of
+    unclear axes, an option that does not exist, and probabilities of an image that is not held in
+    memory as a whole.
     """
     clock = [time.perf_counter()]
     options = replace(options or Options(), **choices)

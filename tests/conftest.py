@@ -26,15 +26,19 @@ ABOUT = {"encoding": "paper", "decoder": "regrow", "tile": 64, "smallest": 32}
 torch.set_num_threads(1)  # the networks of the tests are too small to share among threads
 # What runs whole commands or takes more than about a second: all else is `quick`.
 LONG = {
-    "test_cli", "test_cli_talk", "test_degenerate", "test_determinism", "test_distributed",
-    "test_doctor", "test_examples", "test_faults", "test_field_bundle", "test_golden",
-    "test_harness", "test_package", "test_quality", "test_startup", "test_zoo",
+    "test_api_docs", "test_cli", "test_cli_talk", "test_degenerate", "test_determinism",
+    "test_distributed", "test_doctor", "test_examples", "test_faults", "test_field_bundle",
+    "test_golden", "test_harness", "test_inputs", "test_package", "test_quality",
+    "test_report_page", "test_startup", "test_zoo",
 }  # fmt: skip
 LONG_TESTS = {
     "test_a_budget_knows_the_tiles_of_the_second_look",
     "test_a_stored_graph_with_a_changed_byte_is_not_believed",
     "test_as_many_strips_as_rows_are_read_in_time",
     "test_bombs",
+    "test_dask_workers_get_a_model",
+    "test_joblib_sends_a_model",
+    "test_processes_that_are_spawned_get_a_model",
     "test_is_the_definition_on_real_labels",
     "test_logits_do_not_depend_on_the_number_of_threads",
     "test_slides_become_a_reduced_picture_and_crops_of_where_cells_are",

@@ -18,7 +18,6 @@ from reunet.network.unet import Architecture
 
 PATCH = 64
 ARCH = Architecture(features=(8, 16, 32), dropout=0.0)
-PARITY = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, parity=True)
 DEFAULT = Tiling(tile=PATCH, smallest=PATCH, divisor=ARCH.divisor, stretch=1)  # nnU-Net's tiles
 THRIFTY = Tiling(tile=PATCH, smallest=16, divisor=ARCH.divisor)
 

@@ -16,13 +16,13 @@ import tifffile
 from PIL import Image
 
 from conftest import save_tiny_bundle
+from reunet import segment
 from reunet.errors import ImageError
 from reunet.io.images import read_label
 from reunet.io.selection import Selection
 from reunet.io.source import Source, open_source
 from reunet.model import Model, load_model
 from reunet.options import Options
-from reunet.pipeline import segment
 from reunet.run.batch import AHEAD, Outcome, segment_files
 
 READING, NETWORK = "reunet.run.batch.open_source", "reunet.run.batch.see"

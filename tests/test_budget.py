@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_nnunet import tile_windows
 from click.testing import CliRunner
 
 from conftest import SAMPLE_IMAGES
+from reunet import segment
 from reunet.cli import main
 from reunet.inference.budget import (
     RESERVE,
@@ -20,11 +22,10 @@ from reunet.inference.budget import (
     plans,
     seconds_since_start,
 )
-from reunet.inference.tiles import WIDE_STEP, Tiling, tile_windows
+from reunet.inference.tiles import WIDE_STEP, Tiling
 from reunet.io.images import list_images, read_label
 from reunet.model import load_model
 from reunet.options import Options
-from reunet.pipeline import segment
 from reunet.run.batch import segment_files
 
 SHAPE, TILING = (1500, 2000), Tiling(tile=512, smallest=320, divisor=32)

@@ -9,7 +9,8 @@ import tifffile
 
 from reunet.errors import ImageError
 from reunet.io.collection import Labels, case_names, own_labels, passed_over
-from reunet.metric import read_modalities, score_folder
+from reunet.io.meta import read_modalities
+from reunet.metric import score_folder
 from reunet.training.data.labels import find_label
 
 LABELS = np.zeros((30, 40), np.uint16)

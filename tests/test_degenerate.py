@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from conftest import REUNET
+from reunet import segment
 from reunet.inference.normalise import normalise_channels, scaling_of
 from reunet.inference.tiles import content_box
 from reunet.instances.encode import encode
@@ -17,7 +18,6 @@ from reunet.io.images import read_image, read_label
 from reunet.io.labels import label_path, write_label
 from reunet.metric import TILED_FROM, score_pair
 from reunet.model import Model, load_model
-from reunet.pipeline import segment
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (70, 90, 3), dtype=np.uint8)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from conftest import REUNET, SAMPLE_IMAGES
+from reunet import segment
 from reunet.inference import sliding_window
 from reunet.inference.ensemble import Average
 from reunet.inference.normalise import normalise_channels
@@ -21,7 +22,6 @@ from reunet.io import source
 from reunet.io.images import read_image
 from reunet.model import Model, load_model
 from reunet.options import Options
-from reunet.pipeline import segment
 
 NAMES = sorted(path.stem for path in SAMPLE_IMAGES.iterdir())
 

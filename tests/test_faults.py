@@ -22,13 +22,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conftest import REUNET, ROOT, save_tiny_bundle
-from reunet import cli
+from reunet import cli, segment
 from reunet.io.atomic import remove_leftovers, replacing
 from reunet.io.images import read_label
 from reunet.model import Model, load_model
 from reunet.network import torch_backend
 from reunet.options import Options
-from reunet.pipeline import segment
 from reunet.run import batch, finish
 from reunet.run.batch import segment_files
 

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from reunet.errors import ImageError
-from reunet.io import images, tiff
+from reunet.io import tiff_pages
 from reunet.io.images import list_images, native, read_image, read_label
 from reunet.io.labels import label_path, write_label
 
@@ -234,13 +234,13 @@ def test_only_the_needed_pages_are_decoded(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, STACK, photometric="minisblack", compression="zlib")
     decoded: list[int] = []
-    read_page = tiff._read_page
+    read_page = tiff_pages._read_page
 
     def note(series: tifffile.TiffPageSeries, number: int) -> np.ndarray:
         decoded.append(number)
         return read_page(series, number)
 
-    monkeypatch.setattr(tiff, "_read_page", note)
+    monkeypatch.setattr(tiff_pages, "_read_page", note)
     read_image(path)
     assert decoded == [0]
 
@@ -409,9 +409,9 @@ def test_no_pixels(tmp_path: Path) -> None:
 def test_pixel_limit(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / name
     big_file(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 200 * 200)
+    monkeypatch.setattr("reunet.io.limits.MAX_PIXELS", 200 * 200)
     read_image(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 200 * 200 - 1)
+    monkeypatch.setattr("reunet.io.limits.MAX_PIXELS", 200 * 200 - 1)
     assert_fails(path, "39,999")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pictures import classify
 
-from reunet import pipeline
+from reunet import pipeline, segment
 from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps
@@ -20,7 +20,7 @@ from reunet.model import Model, load_model
 from reunet.network.bundle import save_bundle
 from reunet.network.unet import Architecture, build
 from reunet.options import SMALLEST_CELL, Options
-from reunet.pipeline import Seen, find_cells, see, segment
+from reunet.pipeline import Seen, find_cells, see
 from reunet.survey import survey
 
 CLASSES_ALONE = Architecture(features=(4, 8, 8), dropout=0.0)  # no distance field beside them

@@ -7,9 +7,9 @@ import pytest
 import tifffile
 
 from reunet.io import labels as module
-from reunet.io.images import read_label
+from reunet.io.images import read_label, read_pixel_size
 from reunet.io.labels import label_origin, write_label
-from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.pixel_size import PixelSize
 
 SIZE = PixelSize(0.25, 0.5, "OME")
 ORIGIN = 'image 12 <&> "quoted", weights µ'

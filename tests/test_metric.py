@@ -12,9 +12,9 @@ from imagecodecs import png_encode
 from scipy.optimize import linear_sum_assignment
 
 from conftest import DATA, ROOT
+from reunet.io.meta import read_modalities
 from reunet.metric import (
     Score,
-    read_modalities,
     score_folder,
     score_pair,
     summarise,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from reunet.errors import ImageError
-from reunet.io.images import list_images, planes_of, read_image
+from reunet.io.images import list_images, planes_of, read_image, read_pixel_size
 from reunet.io.omezarr import write_labels
-from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.pixel_size import PixelSize
 from reunet.io.selection import Selection
 
 zarr = pytest.importorskip("zarr")

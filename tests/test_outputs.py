@@ -13,8 +13,7 @@ from PIL import Image
 
 from conftest import ABOUT, ROOT, SAMPLES, TINY
 from reunet import cli
-from reunet.io.images import read_label
-from reunet.io.pixel_size import read_pixel_size
+from reunet.io.images import read_label, read_pixel_size
 from reunet.network.bundle import save_bundle
 from reunet.network.unet import build
 from reunet.run import outputs as module

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from reunet.io.pixel_size import PixelSize, parse_pixel_size, read_pixel_size, tiff_resolution
+from reunet.io.images import read_pixel_size
+from reunet.io.pixel_size import PixelSize, parse_pixel_size, tiff_resolution
 
 GREY = np.zeros((20, 30), np.uint16)
 

@@ -1,6 +1,7 @@
 """Who may import whom: rooms lie above each other, and what start-up cannot afford stays below."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,21 @@ def test_modules_import_from_below(path: Path) -> None:
         assert path.stem not in BELOW_ALL or top != "reunet"  # they import nothing of ours
         if top == "reunet" and room_of(name) != own:
             assert room_of(name) in ROOMS[own], f"{own} imports {name}"
+
+
+def used_by(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of ours that one imports, within functions and by name, too."""
+    strings = (
+        n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)
+    )
+    names = {name for name, _ in imports(path)} | {s for s in strings if isinstance(s, str)}
+    named = {name if name in modules else name.rpartition(".")[0] for name in names}
+    return {name for name in named if name in modules and modules[name] != path}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = (path for path in (ROOT / "reunet").rglob("*.py") if path.name != "__init__.py")
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in paths}
+    graph = {name: used_by(path, modules) for name, path in modules.items()}
+    assert graph["reunet.io.images"] >= {"reunet.io.limits", "reunet.io.tiff", "reunet.io.vendors"}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

@@ -460,7 +460,7 @@ def test_what_is_no_image(tmp_path: Path, model: Model) -> None:
 def test_size_limit(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16))
-    monkeypatch.setattr("reunet.io.images.MAX_PIXELS", H * W - 1)
+    monkeypatch.setattr("reunet.io.limits.MAX_PIXELS", H * W - 1)
     assert_fails(path, model, str(path), "above the limit")
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from as_nnunet import tile_windows
 
-from reunet.inference.tiles import content_box, tile_starts, tile_windows
+from reunet.inference.tiles import content_box, tile_starts
 
 TILES = (1, 2, 7, 32, 64)
 STEPS = (0.25, 0.5, 1.0)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from reunet.errors import ImageError
-from reunet.io.images import planes_of, read_image
-from reunet.io.pixel_size import read_pixel_size
+from reunet.io.images import planes_of, read_image, read_pixel_size
 from reunet.io.selection import Selection
 
 RNG = np.random.default_rng(18)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.scoring import FLOOR, Score, Way, score_all
 from benchmarks.accuracy.summary import HEADLINE, Interval, by_group, by_modality, change, markdown
-from reunet.metric import read_meta
+from reunet.io.meta import read_meta
 from reunet.network.bundle import open_bundle, write_card
 
 SHIPS = "what ships"

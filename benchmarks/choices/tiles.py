@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.accuracy.summary import markdown
 from reunet import load_model, predict
 from reunet.io.images import read_label
-from reunet.metric import read_meta, score_pair
+from reunet.io.meta import read_meta
+from reunet.metric import score_pair
 from reunet.network.precision import cpu_precision
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # precision, choices of `predict`

@@ -13,8 +13,8 @@ from itertools import islice, pairwise
 
 import numpy as np
 
-from reunet.inference.ensemble import Average, Ensemble
-from reunet.inference.normalise import Scaling, scaling_of, z_score, z_score_pixels
+from reunet.inference.ensemble import Ensemble
+from reunet.inference.normalise import Scaling, scaling_of, z_score_pixels
 from reunet.inference.tiles import (
     Margins,
     Tiling,
@@ -23,7 +23,6 @@ from reunet.inference.tiles import (
     content_box,
     gaussian_importance,
     tile_starts,
-    tile_windows,
 )
 from reunet.inference.watch import CLASSES as CLASSES
 from reunet.inference.watch import Watch
@@ -150,10 +149,6 @@ def predict_logits(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.
     logits = np.empty((tiling.outputs, *image.shape[:2]), np.float32)
     logits[:] = np.reshape(OUTSIDE_LOGITS[: tiling.outputs], (-1, 1, 1))
     inside = logits[:, rows, columns]
-    if tiling.parity:
-        content = image[rows, columns].transpose(2, 0, 1)
-        inside[:] = predict_scaled(z_score(content), ensemble, tiling)
-        return logits
     row = _row_of_image(
         lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
     )
@@ -165,11 +160,8 @@ def predict_logits(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.
 def predict_scaled(content: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     """Logits of an image that is cropped and z-scored already.
 
-    content: (3, h, w) float32. Returns (C, h, w) float32. In parity mode these are the very bits
-    that nnU-Net computes on the CPU (values of half precision). No tile is skipped.
+    content: (3, h, w) float32. Returns (C, h, w) float32. No tile is skipped.
     """
-    if tiling.parity:
-        return _as_nnunet(content, ensemble, tiling)
 
     def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray]:
         """The tiles of some rows, (3, h, w) each."""
@@ -282,27 +274,3 @@ def _move_up(rows: np.ndarray, count: int) -> None:
     kept = rows.shape[-2] - count
     rows[..., :kept, :] = rows[..., count:, :]
     rows[..., kept:, :] = 0
-
-
-def _as_nnunet(content: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
-    """nnU-Net's sums: the whole image at once, fold by fold, in half precision."""
-    _, h, w = content.shape
-    tile = tiling.edge(h), tiling.edge(w)
-    (above, _), (left, _) = margins = centred_padding((h, w), tile)
-    data = np.pad(content, ((0, 0), *margins))
-    weight = gaussian_importance(*tile, np.float16)
-    total = np.zeros((tiling.outputs, *data.shape[1:]), np.float16)
-    for network in ensemble.networks:
-        alone = Average([network])
-        logits = np.zeros(total.shape, np.float16)
-        weights = np.zeros(total.shape[1:], np.float16)
-        for rows, columns in tile_windows(data.shape[1:], tile):
-            # Multiplied in float32 and rounded when added: nnU-Net's order.
-            tile_logits = alone.mean_logits(
-                data[None, :, rows, columns], tiling.flips, tiling.batch
-            )
-            logits[:, rows, columns] += tile_logits[0] * weight
-            weights[rows, columns] += weight
-        total += logits / weights
-    total /= len(ensemble.networks)
-    return total[:, above : above + h, left : left + w].astype(np.float32)

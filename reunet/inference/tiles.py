@@ -4,9 +4,8 @@ The rules are nnU-Net's, which the paper predicts with. Legend: H, W pixels of a
 pixels of a tile. 2-D is the product of two axes, so most functions know one axis only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import ceil
 
 import numpy as np
@@ -15,7 +14,7 @@ STEP = 0.5  # of a tile: neighbours overlap by half
 WIDE_STEP = 0.75  # … or by a quarter: 2.25 times fewer tiles on large images
 STRETCH = 1.25  # a 640×640 image costs 1.6 tiles of 512×512 instead of 4, cells as good
 SIGMA = 1 / 8  # of a tile: width of the weight map
-PEAK = 10.0  # weight at a tile's centre; 10·e^-16 at its corner is still not zero in half precision
+PEAK = 10.0  # weight at a tile's centre; 10·e^-16 at its corner
 
 Window = tuple[slice, slice]  # rows, columns
 Margins = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
@@ -31,7 +30,6 @@ class Tiling:
     smallest: int  # px, shortest edge an image is padded to: the training patch
     divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
     mirror: bool = True  # average over the four mirror images
-    parity: bool = False  # nnU-Net to the bit: full tiles only, sums in half precision
     step: float = STEP  # of a tile: distance of neighbours
     stretch: float = STRETCH  # of a tile: longest axis that gets one that holds it, not two
     batch: int = 1  # tiles × mirror images that the network is given at once
@@ -53,8 +51,6 @@ class Tiling:
     @property
     def longest(self) -> int:
         """Longest edge of a tile in px."""
-        if self.parity:
-            return self.tile
         return int(self.stretch * self.tile) // self.divisor * self.divisor
 
     def edge(self, length: int) -> int:
@@ -64,7 +60,7 @@ class Tiling:
         full tile, which changes the logits, as instance norm sees the padding; and one that is a
         little longer it predicts twice, with two tiles that share nearly all of it.
         """
-        if self.parity or length > self.longest:
+        if length > self.longest:
             return self.tile
         return max(self.smallest, -(-length // self.divisor) * self.divisor)
 
@@ -90,25 +86,13 @@ def tile_starts(length: int, tile: int, step: float = STEP) -> list[int]:
     return [round(room / gaps * n) for n in range(gaps + 1)] if gaps else [0]
 
 
-def tile_windows(
-    shape: tuple[int, int], tile: tuple[int, int], step: float = STEP
-) -> Iterator[Window]:
-    """Tiles of an image, row by row. shape: (H, W); tile: (h, w), no larger than the image."""
-    rows, columns = (tile_starts(n, t, step) for n, t in zip(shape, tile, strict=True))
-    for y, x in product(rows, columns):
-        yield slice(y, y + tile[0]), slice(x, x + tile[1])
-
-
-def gaussian_importance(height: int, width: int, dtype: type = np.float32) -> np.ndarray:
+def gaussian_importance(height: int, width: int) -> np.ndarray:
     """Weight of every pixel of a tile: 10·exp(-d²/2), d in sigmas of an eighth of the tile.
 
-    Returns (height, width) of dtype, all > 0. The centre is pixel (height // 2, width // 2), as in
-    nnU-Net, which filters an impulse there; the closed form gives the same bits in half and
-    single precision.
+    Returns (height, width) float32, all > 0. The centre is pixel (height // 2, width // 2), as in
+    nnU-Net, which filters an impulse there; the closed form gives the same bits.
     """
-    weights = PEAK * np.outer(_bell(height), _bell(width))
-    # By way of float32: torch narrows float64 to half like this, and rounding twice shows.
-    return weights.astype(np.float32).astype(dtype)
+    return (PEAK * np.outer(_bell(height), _bell(width))).astype(np.float32)
 
 
 def _bell(length: int) -> np.ndarray:

@@ -5,8 +5,6 @@ slow is imported at the top: a small PNG must not pay for the TIFF reader.
 """
 
 import contextlib
-import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,23 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from reunet.errors import ImageError, NotThere, TiffError, image_error, reason
+from reunet.io.limits import BMP, JPEG, PNG, TIFF, check_size, read_head
 from reunet.io.selection import EVERYTHING, Selection, pick_channels
 
 if TYPE_CHECKING:
+    from reunet.io.pixel_size import PixelSize
     from reunet.io.planes import Planes
-
-MAX_PIXELS = 500_000_000  # H × W, unless $REUNET_MAX_PIXELS says more; the challenge has 88 million
-PIXEL_BYTES = 4  # of a stored pixel at the limit: RGB of 8 bits, or one channel of up to 32
 
 NO_DATA = 1e30  # floats from here up to the end of float32 mark missing pixels
 NO_DATA_END = float(np.finfo(np.float32).max)
-
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
-BMP = b"BM"
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
-MAX_SCANS = 100  # of a JPEG: each passes over the whole picture, and costs a few bytes
-HEAD_BYTES = 26  # up to the end of a PNG's bit depth and colour type
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")  # Aperio, Hamamatsu, Leica and Ventana write TIFFs
 
@@ -265,6 +255,20 @@ def planes_of(path: Path) -> dict[str, int]:
         return dict(planes.stacked)
 
 
+def read_pixel_size(path: Path) -> "PixelSize | None":
+    """Pixel size of an image or label file that can be read; None where the file does not tell.
+
+    A size of 0, or one that no microscope has, counts as not told. PNG, JPEG and BMP tell the
+    density of a print if anything: they are not asked. Raises nothing: whoever wants the pixels
+    finds out what is wrong with the file.
+    """
+    with contextlib.suppress(Exception):
+        if reader := format_of(path).reader:
+            size: PixelSize | None = reader().pixel_size(path)
+            return size
+    return None
+
+
 @contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Whatever goes wrong inside becomes an ImageError that names the file."""
@@ -285,46 +289,6 @@ def native(path: Path, pixels: np.ndarray) -> np.ndarray:
     if not pixels.size:  # a TIFF may state 0 samples a pixel
         raise image_error(path, f"has no pixels ({pixels.shape})", "export it again")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def read_head(path: Path) -> bytes:
-    """The first bytes of a file, at least one. Raises ImageError or OSError."""
-    kind = path.stat().st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would keep its reader waiting
-        raise image_error(path, "is no regular file", "copy the image into one")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if not head:
-        raise image_error(path, "the file is empty", "copy or export it again")
-    return head
-
-
-def check_size(path: Path, height: int, width: int, pixel_bytes: int = 1) -> None:
-    """Judge the size the header states, before anything is decoded.
-
-    pixel_bytes: what a pixel takes as it is stored. Raises ImageError.
-    """
-    if height < 1 or width < 1:
-        raise image_error(path, f"has no pixels ({height} × {width})", "export it again")
-    limit = max_pixels(path)
-    if height * width > limit:
-        cause = f"{height} × {width} pixels are above the limit of {limit:,}"
-    elif height * width * pixel_bytes > limit * PIXEL_BYTES:
-        of_bytes = f"{height} × {width} pixels of {pixel_bytes} bytes"
-        cause = f"{of_bytes} are above the limit of {limit:,} of {PIXEL_BYTES}"
-    else:
-        return
-    raise image_error(
-        path, cause, "cut it into parts, or set REUNET_MAX_PIXELS where memory allows"
-    )
-
-
-def max_pixels(path: Path) -> int:
-    """MAX_PIXELS or what the environment says. Raises ImageError, naming `path`, for no number."""
-    told = os.environ.get("REUNET_MAX_PIXELS", "")
-    if told and not told.isdecimal():
-        raise image_error(path, f"REUNET_MAX_PIXELS is {told!r}", "set it to a number of pixels")
-    return int(told) if told else MAX_PIXELS
 
 
 def _three_channels(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:

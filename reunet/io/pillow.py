@@ -11,7 +11,7 @@ import numpy as np
 
 from reunet.errors import image_error
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
-from reunet.io.images import BMP, JPEG, MAX_SCANS, PNG, check_size, read_head
+from reunet.io.limits import BMP, JPEG, MAX_SCANS, PNG, check_size, read_head
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

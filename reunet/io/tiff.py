@@ -5,7 +5,6 @@ Imported by `images` when it meets a TIFF: tifffile takes its time to load. Lege
 
 import contextlib
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from tifffile import TiffFrame, TiffPage, TiffPageSeries
+from tifffile import TiffPageSeries
 
 from reunet.errors import TiffError
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
+from reunet.io.pixel_size import PixelSize
 from reunet.io.selection import Place
 from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
 from reunet.io.tiff_limits import (
@@ -27,6 +27,9 @@ from reunet.io.tiff_limits import (
     check_description,
     check_directories,
 )
+from reunet.io.tiff_pages import read_planes
+from reunet.io.tiff_pixel_size import tiff_pixel_size
+from reunet.io.tiff_rows import read_bands
 from reunet.io.tiff_series import Choice, channel_names, first_page, main_picture
 
 UNNAMED = "QI"  # tifffile's letters for an axis that the file does not name
@@ -135,8 +138,6 @@ class Plane:
 
     def bands(self) -> Iterator[np.ndarray]:
         """The plane in bands of rows, see `tiff_rows.read_bands`."""
-        from reunet.io.tiff_rows import read_bands
-
         return read_bands(self)
 
     def index(self, rows: slice) -> list[slice | int]:
@@ -204,6 +205,12 @@ def open_plane(path: Path, as_shown: bool, check_size: CheckSize) -> Iterator[Pl
         yield plane
 
 
+def pixel_size(path: Path) -> PixelSize | None:
+    """Pixel size of a file that `open_plane` finds safe to read, where it tells one."""
+    with open_plane(path, True, lambda *_: None) as plane:
+        return tiff_pixel_size(plane.series.keyframe.parent)
+
+
 def _named_axes(axes: str, shape: Sequence[int]) -> str:
     """Tell channels last from a stack where the file names no axes.
 
@@ -211,65 +218,3 @@ def _named_axes(axes: str, shape: Sequence[int]) -> str:
     """
     unnamed = len(axes) == 3 and axes[0] in UNNAMED
     return "YXC" if unnamed and shape[2] < min(MAX_LAST_AXIS + 1, *shape[:2]) else axes
-
-
-def read_planes(series: TiffPageSeries, wanted: Sequence[slice | int]) -> np.ndarray:
-    """series[wanted], without decoding the pages it leaves out where there is a choice."""
-    numbers = page_numbers(series, wanted)
-    if numbers is None:
-        return np.array(_map_stack(series)[tuple(wanted)])
-    lead = len(series.shape) - len(series.keyframe.shape)
-    planes = [_read_page(series, int(n))[tuple(wanted[lead:])] for n in numbers.flat]
-    return planes[0] if numbers.ndim == 0 else np.stack(planes)
-
-
-def _map_stack(series: TiffPageSeries) -> np.ndarray:
-    """All planes of a contiguous stack, mapped: only what is used is read."""
-    page, offset = series.keyframe, series.dataoffset
-    if offset is None:
-        raise TiffError("its planes are not where it says", "export it again")
-    file = page.parent.filehandle
-    if offset + series.nbytes > file.size:
-        raise TiffError("the file is truncated", "copy or export it again")
-    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-    return file.memmap_array(dtype, series.shape, offset)
-
-
-def page_numbers(series: TiffPageSeries, wanted: Sequence[slice | int]) -> np.ndarray | None:
-    """The pages that hold series[wanted], () or by channel (C,).
-
-    None where one page stands for a contiguous stack (ImageJ).
-    """
-    page_shape = series.keyframe.shape
-    lead = len(series.shape) - len(page_shape)
-    planes = math.prod(series.shape[:lead])
-    if series.shape[lead:] != page_shape or planes > len(series.pages):
-        return None
-    numbers = np.arange(planes).reshape(series.shape[:lead])  # ImageJ may leave pages out
-    return np.asarray(numbers[tuple(wanted[:lead])])
-
-
-def _read_page(series: TiffPageSeries, number: int) -> np.ndarray:
-    return whole_page(series, number).asarray()
-
-
-def whole_page(series: TiffPageSeries, number: int) -> TiffPage | TiffFrame:
-    """A page whose pixels are all in the file. Raises TiffError for another."""
-    page = series.pages[number]
-    if page is None:
-        raise TiffError("its pixels lie in another file", "export it as one file")
-    keyframe = series.keyframe
-    if page.keyframe is None or page.keyframe.hash != keyframe.hash:
-        raise TiffError("its channels are stored in different ways", "export it again")
-    # tifffile fills what a truncated file lacks with zeros; we do not want half a picture.
-    ends = [at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if keyframe.is_contiguous:
-        ends = [page.dataoffsets[0] + keyframe.nbytes]
-        missing = 0 < sum(page.databytecounts) < keyframe.nbytes  # 0: some writers leave it out
-    else:
-        missing = len(ends) < math.prod(keyframe.chunked)
-    if missing:
-        raise TiffError("some of its pixels are missing", "copy or export it again")
-    if max(ends, default=0) > page.parent.filehandle.size:
-        raise TiffError("the file is truncated", "copy or export it again")
-    return page

@@ -16,7 +16,7 @@ import numpy as np
 from tifffile import COMPRESSION, TiffFile, TiffPage
 
 from reunet.errors import TiffError
-from reunet.io.images import MAX_SCANS
+from reunet.io.limits import MAX_SCANS
 
 MAX_DIRECTORIES = 5000  # pages and smaller versions; tifffile sorts them in quadratic time
 MAX_TAGS = 4096  # of a directory; tifffile takes more for damage, too

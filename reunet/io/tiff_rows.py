@@ -4,18 +4,22 @@ Every strip and tile is decoded once, and only one row of them is kept. Legend: 
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
-from reunet.io.tiff import Plane, page_numbers, read_planes, whole_page
+from reunet.io.tiff_pages import page_numbers, read_planes, whole_page
+
+if TYPE_CHECKING:
+    from reunet.io.tiff import Plane
 
 ROWS = 256  # px, of a band: large enough for array operations to pay, small beside a slide
 
 Rows = Callable[[int, int], np.ndarray]  # (top, bottom) -> these rows, in the file's order of axes
 
 
-def read_bands(plane: Plane) -> Iterator[np.ndarray]:
+def read_bands(plane: "Plane") -> Iterator[np.ndarray]:
     """The pixels of an open plane from top to bottom, in bands of up to ROWS rows.
 
     Yields (rows, W) or (rows, W, channels) without alpha in the file's dtype: put together, what
@@ -30,14 +34,14 @@ def read_bands(plane: Plane) -> Iterator[np.ndarray]:
             yield band[start : start + ROWS]
 
 
-def _rows_of_series(plane: Plane) -> tuple[int, Rows]:
+def _rows_of_series(plane: "Plane") -> tuple[int, Rows]:
     """How many rows to read at once, and how."""
     paged = page_numbers(plane.series, plane.index(slice(None))) is not None
     step = plane.shape[0] if paged or plane.series.dataoffset is None else ROWS
     return step, lambda top, bottom: read_planes(plane.series, plane.index(slice(top, bottom)))
 
 
-def _rows_of_pages(plane: Plane) -> tuple[int, Rows] | None:
+def _rows_of_pages(plane: "Plane") -> tuple[int, Rows] | None:
     """The same for a page, or one a channel. None: rows lie elsewhere, or come only as a whole."""
     wanted = plane.index(slice(None))
     numbers = page_numbers(plane.series, wanted)

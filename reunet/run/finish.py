@@ -6,8 +6,9 @@ import numpy as np
 
 from reunet.errors import image_error
 from reunet.filters import parse_min_area
+from reunet.io.images import read_pixel_size
 from reunet.io.labels import write_label
-from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.pixel_size import PixelSize
 from reunet.options import Options
 from reunet.pipeline import asked_pixel_size, keep_wanted
 

@@ -16,9 +16,9 @@ from reunet.io.collection import case_names
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
-from reunet.io.images import list_images, read_label
+from reunet.io.images import list_images, read_label, read_pixel_size
 from reunet.io.labels import read_origin
-from reunet.io.pixel_size import PixelSize, read_pixel_size
+from reunet.io.pixel_size import PixelSize
 from reunet.io.selection import EVERYTHING, Selection
 from reunet.io.source import Source, stream
 from reunet.run.batch import Outcome

@@ -17,19 +17,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from as_nnunet import logits_as_nnunet
 from PIL import Image
 
 from conftest import ROOT, SAMPLES
-from reunet.inference.ensemble import Average
+from reunet import segment
 from reunet.inference.normalise import normalise_channels, z_score
-from reunet.inference.sliding_window import predict_scaled
-from reunet.inference.tiles import Tiling, content_box
+from reunet.inference.tiles import content_box
 from reunet.io.images import list_images, read_image, read_label
 from reunet.metric import score_pair
 from reunet.model import load_model
 from reunet.network.bundle import load_tensors, open_bundle
 from reunet.network.torch_backend import build_network
-from reunet.pipeline import segment
 from reunet.training import layout
 from reunet.training.data import dataset
 from reunet.training.fit.jobs import Job
@@ -194,13 +193,12 @@ def test_exported_logits_are_nnunets(chain: Chain) -> None:
     bundle = open_bundle(chain.bundle)
     # PyTorch's, as nnU-Net's; OpenVINO adds up in another order
     mine = build_network(bundle.architecture, load_tensors(bundle, "0"), "cpu")
-    patch, divisor = PRESETS["tiny"].patch, bundle.architecture.divisor
-    tiling = Tiling(patch, patch, divisor, parity=True)
+    patch = PRESETS["tiny"].patch
     for path in list_images(chain.data / "images")[::3]:
         channels = normalise_channels(read_image(path).pixels).transpose(2, 0, 1)
         scaled = z_score(channels[:, *content_box(channels)])
         expected = theirs.predict_logits_from_preprocessed_data(torch.from_numpy(scaled)[:, None])
-        logits = predict_scaled(scaled, Average([mine]), tiling)
+        logits = logits_as_nnunet(scaled, [mine], patch)
         np.testing.assert_array_equal(logits, expected[:, 0].float().numpy())
 
 

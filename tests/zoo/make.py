@@ -25,7 +25,8 @@ from tiffs import (
     tiff_types,
 )
 
-from reunet.io.images import ENDINGS, MAX_PIXELS, PIXEL_BYTES
+from reunet.io.images import ENDINGS
+from reunet.io.limits import MAX_PIXELS, PIXEL_BYTES
 from reunet.io.tiff_limits import MAX_DIRECTORIES
 
 GROUPS = (

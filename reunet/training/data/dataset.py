@@ -18,7 +18,7 @@ from reunet.io.atomic import replacing
 from reunet.io.collection import Labels
 from reunet.io.images import read_label
 from reunet.io.labels import write_label
-from reunet.metric import read_meta
+from reunet.io.meta import read_meta
 from reunet.network.unet import Architecture
 from reunet.training import layout
 from reunet.training.data.field import distance_field

@@ -9,7 +9,7 @@ import numpy as np
 from reunet.errors import ImageError
 from reunet.inference.scale import typical_diameter
 from reunet.io.collection import Labels
-from reunet.metric import read_meta
+from reunet.io.meta import read_meta
 from reunet.training.data.labels import NoLabel, folders_of, label_of, read_pair, training_images
 
 LEAST_IMAGES = 2  # one to learn from, one to tell what was learnt

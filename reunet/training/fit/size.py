@@ -24,7 +24,7 @@ from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typi
 from reunet.inference.size import REFERENCE, STRIDE
 from reunet.io.atomic import replacing
 from reunet.io.images import list_images, read_image
-from reunet.metric import read_meta
+from reunet.io.meta import read_meta
 from reunet.network.architecture import SIZE_STAGE, Architecture, size_parameter_shapes
 from reunet.network.unet import SizeUNet
 from reunet.training.data.dataset import Cases

@@ -20,7 +20,7 @@ from reunet.inference.tiles import content_box
 from reunet.io.atomic import replacing
 from reunet.io.collection import case_names
 from reunet.io.images import ENDINGS, list_images, read_image
-from reunet.metric import read_meta
+from reunet.io.meta import read_meta
 from reunet.training import layout
 from reunet.training.data.dataset import pixel_digest, read_json, write_blosc, write_json
 from reunet.training.fit.estimate import Measure, estimator

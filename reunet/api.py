@@ -1,14 +1,44 @@
-"""Several images in one call: lists of any sizes, and stacks."""
+"""What is called from Python: `segment` for labels, of a stack too; `predict_many` for lists.
 
+>>> from reunet import load_model, segment
+>>> labels = segment("image.png", load_model())  # (H, W) int32, 0 background, cells 1..N
+"""
+
+import warnings
 from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
 
+from reunet.errors import ReUNetWarning
 from reunet.io.arrays import check_axes
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import STACK, Result, predict
+
+
+def segment(
+    image: Any,
+    model: Model,
+    options: Options | None = None,
+    *,
+    axes: str | None = None,
+    **choices: Any,
+) -> np.ndarray:
+    """Find the cells of one image, as `predict`, or of each image of a stack.
+
+    axes: of an array; with an N, such as "NYX", it is a stack of images.
+    Returns (H, W) int32, of a stack (N, H, W): 0 background, cells 1..N, of each image anew. What
+    is assumed about the image is a ReUNetWarning. Raises as `predict`.
+    """
+    if axes and STACK in axes.upper():
+        labels, notes = segment_stack(image, model, options, axes=axes, **choices)
+    else:
+        result = predict(image, model, options, axes=axes, **choices)
+        labels, notes = result.labels, result.notes
+    for note in notes:
+        warnings.warn(note, ReUNetWarning, stacklevel=2)
+    return labels
 
 
 def predict_many(
