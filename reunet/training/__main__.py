@@ -202,6 +202,12 @@ def run(
     show_default=True,
     help="Ignore pixels that the teacher is less sure of.",
 )
+@click.option(
+    "--vote/--average",
+    default=None,
+    help="Label by the cells that the folds agree on, or by the mean of what they see."
+    "  [default: compact votes; paper averages]",
+)
 @click.option("--reject/--keep-all", default=REJECT, help="Leave out labels that cannot be right.")
 @click.option(
     "--ratio",
@@ -225,6 +231,7 @@ def run(
 def selftrain(
     dry_run: bool,
     ratio: float | None,
+    vote: bool | None,
     root: Path,
     preset: str,
     start: str | None,
@@ -244,6 +251,7 @@ def selftrain(
     root = root.resolve()
     share = ratio or (PSEUDO_SHARE if PRESETS[preset].balanced else None)
     teacher = start or str(layout.checkpoint(root, preset, "weightmap"))
+    options["vote"] = PRESETS[preset].vote if vote is None else vote
     job = Job(preset, start=teacher, pseudo_share=share, **taken(Job))
     plan = SelfTraining(
         root, folds=tuple(folds), job=job, labelling=Labelling(**taken(Labelling)), **options

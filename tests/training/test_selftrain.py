@@ -25,6 +25,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from reunet.inference.normalise import normalise_channels
+from reunet.inference.sliding_window import Maps, stored_field
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.instances.encode import encode
@@ -35,6 +36,7 @@ from reunet.network.unet import build
 from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
+from reunet.training.data.field import distance_field
 from reunet.training.fit import jobs
 from reunet.training.fit.loss import IGNORE
 from reunet.training.fit.trainer import nnUNetTrainerReUNet
@@ -220,10 +222,29 @@ def test_soft_output_is_the_softmax_of_the_mean_logits(
         return 2 * pixelwise(tiles)
 
     tiling = Tiling(64, 32, 8)
-    classes, confidence = teacher.soft_classes(content, [pixelwise, doubled], tiling)
+    seen = teacher.look_at(content, [pixelwise, doubled], tiling)
     expected = softmax(1.5 * pixelwise(content[np.newaxis, :, 0])[0], axis=0)
-    assert (classes != expected.argmax(axis=0)).mean() < 1e-3  # ties
-    np.testing.assert_allclose(confidence, expected.max(axis=0), atol=1e-3)
+    assert (seen.classes != expected.argmax(axis=0)).mean() < 1e-3  # ties
+    np.testing.assert_allclose(seen.confidence, expected.max(axis=0), atol=1e-3)
+    own = pixelwise(content[np.newaxis, :, 0])[0].argmax(axis=0)
+    for classes in seen.maps.classes:  # twice the logits are the same classes
+        assert (classes != own).mean() < 1e-3
+
+
+@pytest.mark.parametrize("with_field", [True, False])
+def test_a_cell_that_one_fold_of_three_sees_is_voted_down(with_field: bool) -> None:
+    both, alone = np.zeros((2, 60, 80), np.int32)
+    both[10:30, 10:30] = 1
+    alone[both > 0] = 1
+    alone[35:55, 40:60] = 2
+    seen = [both, both, alone]
+    classes = np.stack([encode(cells) for cells in seen])
+    fields = np.stack([stored_field(distance_field(cells)) for cells in seen])
+    maps = Maps(classes, fields if with_field else None)
+    agreed = teacher.agreed_cells(maps, "paper")
+    assert score_pair(both, agreed).f1 == 1
+    assert agreed.max() == 1
+    assert agreed[45, 50] == 0
 
 
 def test_bands_cover_an_image_once_with_room_on_either_side() -> None:
@@ -309,7 +330,8 @@ def store(plan: rounds.SelfTraining, **options: Any) -> tuple[pseudo.Round, Any,
     classes = encode(discs(3))[6:, :100]
     confidence = np.full(classes.shape, 0.9, np.float16)
     confidence[40:] = 0.6
-    return how, image, classes, pseudo.store_label(how, image, classes, confidence)
+    seen = teacher.Opinion(classes, confidence, Maps(classes[np.newaxis]))
+    return how, image, classes, pseudo.store_label(how, image, seen)
 
 
 def test_a_pseudo_label_is_one_hot_with_its_own_weight_map(plan: rounds.SelfTraining) -> None:
@@ -332,6 +354,17 @@ def test_a_pseudo_label_is_one_hot_with_its_own_weight_map(plan: rounds.SelfTrai
     for label, places in locations.items():
         assert len(places) == (classes == label).sum()
         assert (stored[0][tuple(places[:, 1:].T)] == label).all()
+
+
+def test_where_folds_vote_the_classes_are_those_of_the_cells_they_agree_on(
+    plan: rounds.SelfTraining,
+) -> None:
+    how, image, classes, row = store(plan, vote=True)
+    stored = open_blosc(how.target / f"{image.case}_seg.b2nd")
+    instances = read_label(how.folder / "labels" / "image3_label.tiff")[6:, :100]
+    np.testing.assert_array_equal(instances, decode(classes, "regrow", "paper"))
+    np.testing.assert_array_equal(stored[0, 0], encode(instances))
+    assert row["cells"] == instances.max()
 
 
 def test_pixels_under_the_threshold_are_ignored(plan: rounds.SelfTraining) -> None:
@@ -426,7 +459,8 @@ def test_unlabelled_images_are_brought_to_the_size_of_cells(
     larger = np.kron(discs(3), np.ones((3, 3), np.int32))[::2, ::2]  # 1.5 times
     content = open_blosc(folder / f"{image.case}.b2nd").shape[-2:]
     classes = encode(larger)[135 - content[0] :, : content[1]]
-    pseudo.store_label(how, image, classes, np.ones(classes.shape, np.float16))
+    sure = np.ones(classes.shape, np.float16)
+    pseudo.store_label(how, image, teacher.Opinion(classes, sure, Maps(classes[np.newaxis])))
     label = read_label(how.folder / "labels" / "image3_label.tiff")
     assert label.shape == (90, 110)
     truth = np.where(picture(3) > 0, discs(3), 0)

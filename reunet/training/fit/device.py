@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from reunet.inference.ensemble import Network
+from reunet.inference.sliding_window import CLASSES
 
 # without these instructions bfloat16 is emulated, slower than float32
 BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
@@ -20,15 +21,18 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def as_network(module: torch.nn.Module, device: torch.device) -> Network:
-    """A module in eval mode as `sliding_window` calls it: (N, 3, h, w) -> (N, C, h, w) float32."""
+def as_network(module: torch.nn.Module, device: torch.device, outputs: int = CLASSES) -> Network:
+    """A module in eval mode as `sliding_window` calls it: (N, 3, h, w) -> (N, C, h, w) float32.
+
+    outputs: C, how many of its channels are wanted, from the first on.
+    """
     module.to(device)
 
     @torch.inference_mode()
     def network(tiles: np.ndarray) -> np.ndarray:
         with autocast(device):
             logits = module(torch.from_numpy(tiles).to(device))
-        values: np.ndarray = logits[:, :3].float().cpu().numpy()
+        values: np.ndarray = logits[:, :outputs].float().cpu().numpy()
         return values
 
     return network

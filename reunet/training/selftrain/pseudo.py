@@ -1,7 +1,8 @@
 """Pseudo-labels: what the teacher sees in an unlabelled image, as a case to train on (§2.6)."""
 
 import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_labels
 from reunet.instances.decode import at_size, decode
-from reunet.instances.encode import BOUNDARY, INTERIOR, inner_boundary
+from reunet.instances.encode import BOUNDARY, INTERIOR, encode, inner_boundary
 from reunet.instances.weight_map import weight_map
 from reunet.io.images import read_image
 from reunet.io.labels import label_path, write_label, write_png
@@ -23,6 +24,7 @@ from reunet.training.data.labels import find_label, read_instances
 from reunet.training.fit.loss import IGNORE
 from reunet.training.presets import PRESETS, REJECT, THRESHOLD
 from reunet.training.selftrain.expected import Expected, median_diameter, why_rejected
+from reunet.training.selftrain.teacher import Opinion, agreed_cells, look_at
 from reunet.training.selftrain.unlabelled import UnlabelledImage
 
 LOCATIONS = 10_000  # pixels of a class to choose patches by, nnU-Net's least
@@ -34,11 +36,12 @@ OUTLINE = (255, 220, 0)  # yellow
 class Labelling:
     """How a teacher's labels are made.
 
-    threshold: confidence under which a pixel is ignored. reject: leave images out by
-    `expected.why_rejected`. tta: average over mirror images. truth: folder of true labels by name,
-    to be scored against.
+    vote: by the cells that its folds agree on, instead of the classes of their mean. threshold:
+    confidence under which a pixel is ignored. reject: leave images out by `expected.why_rejected`.
+    tta: average over mirror images. truth: folder of true labels by name, to be scored against.
     """
 
+    vote: bool = False
     threshold: float = THRESHOLD
     reject: bool = REJECT
     tta: bool = True
@@ -86,46 +89,43 @@ def label_images(task: Round, images: list[UnlabelledImage]) -> None:
     import torch
 
     from reunet.training.fit.device import as_network
-    from reunet.training.selftrain.teacher import load_network, soft_classes
+    from reunet.training.selftrain.teacher import load_network
 
     blosc2.set_nthreads(1)
     preset, device = PRESETS[task.preset], torch.device(task.device)
-    networks = [as_network(load_network(p, task.preset), device) for p in task.teacher.values()]
-    tiling = preset.tiling(task.how.tta)
+    outputs = preset.architecture.outputs
+    folds = (load_network(path, task.preset) for path in task.teacher.values())
+    networks = [as_network(fold, device, outputs) for fold in folds]
+    tiling = replace(preset.tiling(task.how.tta), outputs=outputs)
     for image in images:
         store = layout.unlabelled_folder(task.root)
         content = blosc2.open(str(store / f"{image.case}.b2nd"), mode="r")
         try:
-            classes, confidence = soft_classes(content, networks, tiling)
-            row = store_label(task, image, classes, confidence)
+            row = store_label(task, image, look_at(content, networks, tiling))
         except MemoryError:
             row = {"rejected": "too large for the memory"}
         about = {"image": image.name, **asdict(image)}
         write_json(layout.row_file(task.folder, image.case), about | row)
 
 
-def store_label(
-    task: Round, image: UnlabelledImage, classes: np.ndarray, confidence: np.ndarray
-) -> dict[str, Any]:
+def store_label(task: Round, image: UnlabelledImage, seen: Opinion) -> dict[str, Any]:
     """Write what the teacher sees in an image: the case, its instances and an overlay.
 
-    classes: (h, w) uint8, confidence: (h, w) float16, of the content box of the image as it is
-    stored. Instances and overlay have the size of the image itself. Returns the image's row of the
-    table. A rejected image leaves no case.
+    seen: in the content box of the image as it is stored. Instances and overlay have the size of
+    the image itself. Returns the image's row of the table. A rejected image leaves no case.
     """
     with (layout.unlabelled_folder(task.root) / f"{image.case}.pkl").open("rb") as file:
         about = pickle.load(file)
     box = tuple(slice(*edges) for edges in about["bbox_used_for_cropping"][1:])
-    whole = np.zeros(about["shape_before_cropping"][1:], np.uint8)
-    whole[box] = classes
-    instances = decode(whole, "regrow", task.encoding)
+    shape = about["shape_before_cropping"][1:]
+    instances, whole = labels_of(seen, shape, box, task)
     kept = np.zeros(whole.shape, bool)
-    kept[box] = confidence >= task.how.threshold
+    kept[box] = seen.confidence >= task.how.threshold
     shown = show(task, image, instances, ~kept, box)
     row: dict[str, Any] = {
         "cells": int(instances.max()),
         "median_diameter": round(median_diameter(instances), 1),
-        "mean_confidence": round(float(confidence.mean(dtype=np.float64)), 4),
+        "mean_confidence": round(float(seen.confidence.mean(dtype=np.float64)), 4),
         "kept_share": round(float(kept[box].mean()), 4),
         "f1": truth_f1(task, image, shown),
     }
@@ -133,13 +133,30 @@ def store_label(
     row["rejected"] = why_rejected(row, whole.size, known) if task.how.reject else ""
     if not row["rejected"]:
         weights, field = weight_map(instances, whole)[box], distance_field(instances)[box]
-        targets = np.where(kept[box], classes, IGNORE).astype(np.int16)
+        targets = np.where(kept[box], whole[box], IGNORE).astype(np.int16)
         edge = PRESETS[task.preset].patch
         seg = task.target / f"{image.case}_seg.b2nd"
         write_blosc(seg, with_maps(targets, weights, field), (edge, edge))
         about["class_locations"] = class_locations(targets)
         (task.target / f"{image.case}.pkl").write_bytes(pickle.dumps(about))
     return row
+
+
+def labels_of(
+    seen: Opinion, shape: Sequence[int], box: tuple[slice, ...], task: Round
+) -> tuple[np.ndarray, np.ndarray]:
+    """Instances and classes of an image of `shape`, of which `seen` is the content box.
+
+    Returns (H, W) int32 and (H, W) uint8: classes of the folds' mean and the cells in them, or,
+    where folds vote, the cells that they agree on and their classes.
+    """
+    if task.how.vote:
+        instances = np.zeros(shape, np.int32)
+        instances[box] = agreed_cells(seen.maps, task.encoding)
+        return instances, encode(instances, task.encoding)
+    classes = np.zeros(shape, np.uint8)
+    classes[box] = seen.classes
+    return decode(classes, "regrow", task.encoding), classes
 
 
 def show(

@@ -130,6 +130,7 @@ def begin(plan: SelfTraining, stage: str, start: str) -> None:
     teacher = find_teacher(plan.root, plan.preset, plan.folds, start)
     about = {
         "preset": plan.preset,
+        "vote": plan.labelling.vote,
         "threshold": plan.labelling.threshold,
         "reject": plan.labelling.reject,
         "share": plan.job.pseudo_share,

@@ -1,6 +1,10 @@
-"""The teacher of a round: trained folds, whose averaged soft output labels images (paper §2.6)."""
+"""The teacher of a round: trained folds, whose averaged soft output labels images (paper §2.6).
+
+Beyond the paper they may vote instead, as at inference: cells that the folds agree on.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,17 @@ import numpy as np
 import torch
 
 from reunet.inference.ensemble import Average, Network
-from reunet.inference.sliding_window import predict_scaled
+from reunet.inference.sliding_window import (
+    CLASSES,
+    Maps,
+    most_probable,
+    predict_scaled,
+    stored_field,
+)
 from reunet.inference.tiles import Tiling
+from reunet.instances.decode import decode
+from reunet.instances.label_fusion import fuse
+from reunet.instances.peaks import decode_field
 from reunet.network.unet import UNet
 from reunet.training import layout
 from reunet.training.data.dataset import read_json
@@ -64,24 +77,54 @@ def load_network(checkpoint: Path, preset: str) -> UNet:
     return network.eval().requires_grad_(False)
 
 
-def soft_classes(
-    content: Any, networks: Sequence[Network], tiling: Tiling
-) -> tuple[np.ndarray, np.ndarray]:
-    """Most probable class of every pixel, and how probable it is.
+@dataclass(frozen=True)
+class Opinion:
+    """What trained folds see in an image of h × w pixels, as it is stored.
 
-    content: (3, 1, h, w) float32 as stored, an array or what can be sliced like one. The soft
-    output is the softmax of the networks' mean logits. Returns (h, w) uint8 and (h, w) float16 in
-    0..1. Large images are predicted in bands: nothing but the two results is held for all of it.
+    classes: (h, w) uint8, the most probable by the softmax of the folds' mean logits. confidence:
+    (h, w) float16, how probable that is, 0 to 1. maps: of each fold by itself.
+    """
+
+    classes: np.ndarray
+    confidence: np.ndarray
+    maps: Maps
+
+
+def look_at(content: Any, networks: Sequence[Network], tiling: Tiling) -> Opinion:
+    """What networks see in an image.
+
+    content: (3, 1, h, w) float32 as stored, an array or what can be sliced like one. Large images
+    are predicted in bands: nothing but the result is held for all of it.
     """
     height, width = content.shape[-2:]
-    classes, confidence = np.empty((height, width), np.uint8), np.empty((height, width), np.float16)
+    each = len(networks), height, width
+    fields = np.empty(each, np.uint8) if tiling.outputs > CLASSES else None
+    maps = Maps(np.empty(each, np.uint8), fields)
+    confidence = np.empty((height, width), np.float16)
+    classes = np.empty((height, width), np.uint8)
     for outer, inner in bands(height, width, tiling.tile):
         piece = np.ascontiguousarray(content[:, 0, outer])  # (3, rows, w)
-        logits = predict_scaled(piece, Average(networks), tiling)
-        logits = logits[:, inner.start - outer.start : inner.stop - outer.start]
-        classes[inner] = logits.argmax(axis=0)
-        confidence[inner] = 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)
-    return classes, confidence
+        kept = slice(inner.start - outer.start, inner.stop - outer.start)
+        mean = np.zeros((CLASSES, inner.stop - inner.start, width), np.float32)
+        for n, network in enumerate(networks):
+            logits = predict_scaled(piece, Average([network]), tiling)[:, kept]
+            mean += logits[:CLASSES] / len(networks)
+            maps.classes[n, inner] = most_probable(logits[:CLASSES])
+            if maps.fields is not None:
+                maps.fields[n, inner] = stored_field(logits[CLASSES])
+        classes[inner] = most_probable(mean)
+        confidence[inner] = 1 / np.exp(mean - mean.max(axis=0)).sum(axis=0)
+    return Opinion(classes, confidence, maps)
+
+
+def agreed_cells(maps: Maps, encoding: str) -> np.ndarray:
+    """The cells that folds agree on, each fold's found by the decoder of its outputs.
+
+    encoding: of the classes, for folds without a distance field. Returns (h, w) int32.
+    """
+    if maps.fields is None:
+        return fuse([decode(classes, "regrow", encoding) for classes in maps.classes])
+    return fuse([decode_field(*of_fold) for of_fold in zip(maps.classes, maps.fields, strict=True)])
 
 
 def bands(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice]]:
