@@ -124,8 +124,9 @@ EXAMPLES = (
     type=click.Choice(QUALITIES),
     default="standard",
     show_default=True,
-    help="fast: one fold, no mirror images, two to four times as fast. standard: all folds, mirror "
-    "images. best: tiles overlap by half too, up to twice the time. docs/speed.md has the figures.",
+    help="fast: one network, no mirror images, two to four times as fast. standard: one network "
+    "that was taught by all folds (without one: all folds), mirror images. best: all folds vote, "
+    "tiles overlap by half. docs/results.md and docs/speed.md have the figures.",
 )
 @click.option(
     "--tta/--no-tta",

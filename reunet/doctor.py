@@ -183,11 +183,11 @@ def weights_found(weights: Path | None = None) -> Finding:
     """Whether the bundle is there and every byte of its tensors is right."""
     from reunet.errors import WeightsError
     from reunet.model import default_weights
-    from reunet.network.bundle import SIZE, load_tensors, open_bundle
+    from reunet.network.bundle import SIZE, folds_there, load_tensors, open_bundle
 
     try:
         bundle = open_bundle(weights or default_weights())
-        for name in (*bundle.folds, *([SIZE] if bundle.has_size else [])):
+        for name in (*folds_there(bundle), *([SIZE] if bundle.has_size else [])):
             load_tensors(bundle, name)
     except WeightsError as error:
         cause, _, way_out = str(error).rpartition(": ")
@@ -195,7 +195,7 @@ def weights_found(weights: Path | None = None) -> Finding:
     hashes = bundle.about["sha256"]
     facts = {
         "folder": str(bundle.folder),
-        "folds": [*bundle.folds],
+        "folds": [*folds_there(bundle)],
         "decoder": bundle.decoder,
         "diameter": bundle.diameter,
         "sha256": hashes,

@@ -13,7 +13,7 @@ from reunet.inference.ensemble import Ensemble, Network
 from reunet.inference.second_pass import few_tiles
 from reunet.inference.size import SizeNetwork
 from reunet.inference.tiles import Tiling
-from reunet.network.bundle import Bundle, choose_folds, open_bundle
+from reunet.network.bundle import STUDENT, Bundle, choose_folds, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
 from reunet.network.precision import Precision, choose_precision
 from reunet.network.shipped import shipped_folder
@@ -70,6 +70,20 @@ class Model:
         args: tuple[Any, ...] = self.__reduce__()[1]
         return args
 
+    def at(self, quality: str) -> "Model":
+        """The model of the folds that a level of quality asks for.
+
+        With a student among them that is the student, but for `best`, which takes the others;
+        without one it is the first for `fast`, else all.
+        """
+        others = tuple(fold for fold in self.folds if fold != STUDENT)
+        if len(others) < len(self.folds):
+            names = others or (STUDENT,) if quality == "best" else (STUDENT,)
+        else:
+            names = self.folds[:1] if quality == "fast" else self.folds
+        networks = dict(zip(self.folds, self.networks, strict=True))
+        return replace(self, networks=tuple(networks[name] for name in names), folds=names)
+
     def first(self, count: int) -> "Model":
         """The model of the first `count` folds."""
         return replace(self, networks=self.networks[:count], folds=self.folds[:count])
@@ -85,7 +99,8 @@ def load_model(
 
     weights: folder of a bundle (None: the one that comes with reunet and suits the device).
     device: auto, cpu, cuda or mps; auto takes the fastest there is. folds: names of the folds to
-    use (None: all). The first fold is loaded at once, the others when they are first used.
+    use (None: all that are there; which of them, the level of quality says, see `Model.at`). The
+    first fold is loaded at once, the others when they are first used.
     precision: auto, f32 or bf16; auto is bf16 on CPUs that compute in it, half on NVIDIA's GPUs.
     Raises WeightsError, or DeviceError for a device that this machine lacks or that fails, or that
     lacks the precision; where auto chose a device that fails, a warning is given and the CPU takes

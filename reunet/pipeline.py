@@ -28,7 +28,7 @@ from reunet.io.scratch import zeros as scratch
 from reunet.io.selection import selection_of
 from reunet.io.source import Source, hold, open_source
 from reunet.model import Model
-from reunet.network.bundle import Bundle
+from reunet.network.bundle import STUDENT, Bundle, folds_there
 from reunet.options import Options
 from reunet.survey import View, survey
 
@@ -149,14 +149,24 @@ def what_fits(
 
     spent: seconds that are gone already. tile_seconds: see `budget.fit`.
     """
-    told: tuple[str, ...] = ()
-    if options.quality == "fast" and len(model.folds) > 1:
-        model, told = model.first(1), (f"quality fast: fold {model.folds[0]} alone",)
+    told = of_quality(model, options.quality)
+    model = model.at(options.quality)
     if options.budget is not None:
         seconds = allowance(options.budget, view.of) - spent
         model, options, note = fit(model, options, view.shape, seconds, tile_seconds)
         told = (*told, note)
     return model, options, (*told, *not_done(model, options, view.shape))
+
+
+def of_quality(model: Model, quality: str) -> tuple[str, ...]:
+    """A note where the folds are not those that a level of quality is meant to have."""
+    folds = model.at(quality).folds
+    if quality == "fast" and folds != (STUDENT,) and len(model.folds) > 1:
+        return (f"quality fast: no student there, fold {folds[0]} alone",)
+    if quality == "best" and folds == folds_there(model.bundle) == (STUDENT,):
+        where = model.bundle.folder
+        return (f"quality best: the student alone, {where} lacks the folds that taught it",)
+    return ()
 
 
 def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[str, ...]:

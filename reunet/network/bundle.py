@@ -24,6 +24,7 @@ from reunet.network.architecture import Architecture, parameter_shapes, size_par
 from reunet.options import DECODERS, ENCODINGS
 
 SIZE = "size"  # name of the size network's tensors, beside those of the folds
+STUDENT = "student"  # fold that the others have taught, and that stands for them
 CARD = "card.json"
 WAY_OUT = "fetch the bundle again or choose another with --weights"
 
@@ -113,13 +114,14 @@ def _what_is_wrong(bundle: Bundle) -> str:
 def choose_folds(bundle: Bundle, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """The named folds (None: all) if their files are there and fit the card.
 
-    Reads no more than the head of each file. Raises WeightsError.
+    None of a bundle with a student: those that are there, for a wheel leaves the others out. Reads
+    no more than the head of each file. Raises WeightsError.
     """
     unknown = sorted(set(names or ()) - set(bundle.folds))
     if unknown:
         there = ", ".join(bundle.folds)
         raise WeightsError(f"{bundle.folder}: has no fold {', '.join(unknown)}: there is {there}")
-    chosen = tuple(names or bundle.folds)
+    chosen = tuple(names or folds_there(bundle))
     expected = dict.fromkeys(chosen, parameter_shapes(bundle.architecture))
     if bundle.has_size:
         expected[SIZE] = size_parameter_shapes(bundle.architecture)
@@ -130,6 +132,14 @@ def choose_folds(bundle: Bundle, names: Sequence[str] | None = None) -> tuple[st
         if shapes != wanted:
             raise WeightsError(f"{path}: its tensors do not fit the card's architecture: {WAY_OUT}")
     return chosen
+
+
+def folds_there(bundle: Bundle) -> tuple[str, ...]:
+    """The folds of a bundle; beside a student, those alone whose files are there."""
+    if STUDENT not in bundle.folds:
+        return bundle.folds
+    there = (f for f in bundle.folds if (bundle.folder / fold_file(f)).exists())
+    return (STUDENT, *(fold for fold in there if fold != STUDENT))
 
 
 def load_tensors(bundle: Bundle, fold: str) -> dict[str, np.ndarray]:

@@ -42,6 +42,7 @@ def settings_line(model: Model, options: Options) -> str:
     What a budget allows depends on how fast the machine is at the time; labels made within the same
     one count as the same. Where no number format is named, networks computed in float32.
     """
+    model = model.at(options.quality)
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
     choices = "mirrored" if options.mirrors else "not mirrored"
     choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
@@ -49,7 +50,6 @@ def settings_line(model: Model, options: Options) -> str:
     choices += f", cells of {options.diameter:g} px" if options.diameter else ""
     step = options.step_of(model.bundle.step)
     choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
-    choices += ", first fold" * (options.quality == "fast" and len(model.folds) > 1)
     choices += f", in {model.precision}" if model.precision != "f32" else ""
     choices += f", decoder {options.decoder or model.bundle.decoder}"
     selection = selection_of(options.channels, options.plane)

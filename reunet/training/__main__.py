@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,15 @@ import click
 
 from reunet.cli_outputs import CannotStart
 from reunet.training import layout
+from reunet.training.cli_distil import distil
+from reunet.training.cli_options import (
+    FOLDER,
+    dry_run_option,
+    one_line,
+    preset_option,
+    root_option,
+    training_options,
+)
 from reunet.training.fit.jobs import Job, describe, limit_processes
 from reunet.training.fit.jobs import train as train_fold
 from reunet.training.presets import (
@@ -24,56 +32,6 @@ from reunet.training.presets import (
 )
 from reunet.training.talk import deaf_children, into_file, one_line_when_interrupted
 
-FOLDER = click.Path(path_type=Path)
-ALL_FOLDS = "0,1,2,3,4"
-preset_option = click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="compact", show_default=True
-)
-root_option = click.option(
-    "--root", type=FOLDER, default=Path("runs/nnunet"), show_default=True,
-    help="Where nnU-Net's raw, preprocessed and results folders lie.",
-)  # fmt: skip
-
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Say what would be done and what it takes; do nothing."
-)
-
-
-def parse_folds(_: click.Context, __: click.Parameter, value: str) -> list[int | str]:
-    """`0,2` or `all`. Raises click.BadParameter for anything else."""
-    names = [name.strip() for name in value.split(",")]
-    if not all(name == "all" or name.isdigit() for name in names):
-        raise click.BadParameter(f"{value!r}: name folds such as 0,2 or all")
-    return [name if name == "all" else int(name) for name in names]
-
-
-def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every training command takes."""
-    above_zero = click.FloatRange(0, min_open=True)
-    options = (
-        preset_option,
-        root_option,
-        click.option(
-            "--folds", default=ALL_FOLDS, show_default=True, callback=parse_folds,
-            help="Such as 0,2; or `all`: one network trained on every case.",
-        ),
-        click.option("--hours", type=above_zero, help="End a fold then, the rate at zero."),
-        click.option("--epochs", type=click.IntRange(1), help="Instead of the preset's."),
-        click.option("--patch", type=click.IntRange(32), help="Edge in px, not the preset's."),
-        click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu"),
-        click.option("--num-gpus", type=click.IntRange(1), default=1, help="2 on: nnU-Net's DDP."),
-        click.option("--weight-ce", is_flag=True, help="Weight the cross-entropy too."),
-        dry_run_option,
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, without line breaks."""
-    return " ".join(str(error).split())
-
 
 class Resumable(click.Group):
     """Commands that Ctrl-C ends with one line; started again, they go on."""
@@ -86,6 +44,9 @@ class Resumable(click.Group):
 @click.group(cls=Resumable, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train Re-UNet with nnU-Net v2."""
+
+
+main.add_command(distil)
 
 
 @main.command()

@@ -16,6 +16,7 @@ CONFIGURATION = "2d"
 TRAINER = "nnUNetTrainerReUNet"
 SUFFIX = ".nii.gz"
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
+SOUP = "soup.safetensors"
 FOLD = "{fold}"  # in the path of a checkpoint: stands for the number of the fold
 
 
@@ -164,12 +165,18 @@ def unlabelled_folder(root: Path) -> Path:
 
 
 def round_cases(root: Path, preset: str, stage: str) -> Path:
-    """The preprocessed cases of a round: the labelled ones, linked, and the pseudo-labelled."""
+    """The preprocessed cases of a round, or of a distillation: the labelled ones, linked, and the
+    unlabelled."""
     return preprocessed(root) / f"{plans_name(preset, stage)}_{CONFIGURATION}"
 
 
+def soup_file(root: Path, preset: str, stage: str) -> Path:
+    """The mean of the teachers' weights, which a distillation may start from."""
+    return results_folder(root, preset, stage) / SOUP
+
+
 def pseudo_cases_file(root: Path, preset: str, stage: str) -> Path:
-    """The list of a round's pseudo-labelled cases; it stands once all of them are there."""
+    """The list of such a stage's unlabelled cases; it stands once all of them are there."""
     return preprocessed(root) / f"{plans_name(preset, stage)}_cases.json"
 
 

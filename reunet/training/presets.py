@@ -1,13 +1,15 @@
 """What is trained and how: the paper's numbers (§3.2.2, tables 3 and 4) and a set fit for CPUs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reunet.inference.tiles import Tiling
 from reunet.network.unet import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
 ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)
-STAGES = ("baseline", "weightmap", *ROUNDS)
+DISTIL = "distil"  # one student of all folds, no stage of the paper
+STAGES = ("baseline", "weightmap", *ROUNDS, DISTIL)
+WITH_UNLABELLED = (*ROUNDS, DISTIL)  # stages whose cases are more than the labelled ones
 # defaults of self-training, the one place to change them
 THRESHOLD = 0.0  # confidence under which pixels are ignored; 0: none are, as in the paper
 REJECT = True  # images whose pseudo-labels cannot be right are left out
@@ -15,6 +17,7 @@ EARLY_STOP = False  # end when a round's students are no better than their teach
 PSEUDO_SHARE = (
     0.3  # of the draws that are pseudo-labelled, where a preset draws evenly over modalities
 )
+GENTLE = 0.3  # share of the retraining's rate that a student learns at: its start is good already
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Preset:
 
     def schedule(self, stage: str) -> Schedule:
         """The schedule of a stage in STAGES."""
+        if stage == DISTIL:
+            return replace(self.retraining, first_lr=GENTLE * self.retraining.first_lr)
         return self.baseline if stage == "baseline" else self.retraining
 
     def tiling(self, mirror: bool) -> Tiling:

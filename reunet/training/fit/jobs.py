@@ -3,16 +3,18 @@
 import contextlib
 import io
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reunet.training import layout
 from reunet.training.data.dataset import is_complete, read_json, write_json
 from reunet.training.layout import CONFIGURATION, DATASET, FINAL, LATEST, TRAINER
-from reunet.training.presets import PRESETS, ROUNDS
+from reunet.training.presets import PRESETS, ROUNDS, WITH_UNLABELLED
 
 # what must not change when a job goes on
-IDENTITY = ("start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch")
+IDENTITY = (
+    "start", "weight_dice", "weight_ce", "pseudo_labels", "pseudo_share", "patch", "teachers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Job:
     preset's. f1_every: epochs between two looks at the instance F1. pseudo_labels: of a round of
     self-training, a digest that tells its pseudo-labels from others. pseudo_share: of the draws
     that are pseudo-labelled cases (None: all cases alike). patch: px edge of a training patch,
-    with a batch of about as many pixels (None: the preset's).
+    with a batch of about as many pixels (None: the preset's). teachers: checkpoints whose soft
+    output is learnt, too (none: the labels alone).
     """
 
     preset: str
@@ -39,6 +42,7 @@ class Job:
     pseudo_labels: str | None = None
     pseudo_share: float | None = None
     patch: int | None = None
+    teachers: list[str] = field(default_factory=list)
 
     @property
     def plans_name(self) -> str:
@@ -68,7 +72,7 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     plans = read_json(layout.plans_file(root, job.preset))
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
     planned = plans["configurations"][CONFIGURATION]
-    if job.stage in ROUNDS:
+    if job.stage in WITH_UNLABELLED:
         planned["data_identifier"] = layout.round_cases(root, job.preset, job.stage).name
     if job.patch:
         planned["patch_size"] = [job.patch] * 2

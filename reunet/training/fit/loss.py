@@ -11,6 +11,7 @@ from reunet.inference.sliding_window import CLASSES
 SMOOTH = 1e-5  # nnU-Net's
 FIELD = 4.0  # factor of the distance field's term: it then counts about as much as the others
 BETA = 0.1  # of the smooth L1: smaller differences count squared
+TARGETS = 3  # channels of a target by the truth: class, weight, distance field
 IGNORE = 3  # class of pixels that teach nothing: as nnU-Net's ignore label, the one after the last
 
 
@@ -54,6 +55,35 @@ class WeightedDiceCE(nn.Module):
         if predicted_field.shape[1]:
             error = F.smooth_l1_loss(predicted_field, field, reduction="none", beta=BETA) * known
             total = total + FIELD * error.sum() / known.sum().clamp_min(1)
+        return total
+
+
+class TaughtLoss(nn.Module):
+    """The loss by the truth, plus how far the network is from its teacher's soft output.
+
+    truth: the loss of a network and (N, 3, H, W) targets. The soft output follows those three
+    channels: the classes' probabilities and the field, of every pixel, with a label or without.
+    Its terms are the Kullback-Leibler divergence of the classes (Hinton et al. 2015, at a
+    temperature of 1) and the field's smooth L1.
+    """
+
+    def __init__(self, truth: WeightedDiceCE) -> None:
+        super().__init__()
+        self.truth = truth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits: (N, C, H, W). target: (N, 3 + C, H, W), or (N, 3, H, W) where no teacher was
+        asked, as in validation. Returns a scalar."""
+        total: Tensor = self.truth(logits, target[:, :TARGETS])
+        soft = target[:, TARGETS:]
+        if not soft.shape[1]:
+            return total
+        logits = logits.float()
+        mine, theirs = F.log_softmax(logits[:, :CLASSES], dim=1), soft[:, :CLASSES]
+        total = total + F.kl_div(mine, theirs, reduction="none").sum(dim=1).mean()
+        if logits.shape[1] > CLASSES:
+            field = F.smooth_l1_loss(logits[:, CLASSES:], soft[:, CLASSES:], beta=BETA)
+            total = total + FIELD * field
         return total
 
 

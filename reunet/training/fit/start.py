@@ -1,10 +1,12 @@
-"""The weights that a training starts from: a checkpoint's, or those of a bundle's fold."""
+"""Weights of a checkpoint or of a bundle's fold, as a training or a network takes them."""
 
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from reunet.network.unet import UNet
+from reunet.training.presets import PRESETS
 from reunet.training.release.history import load_checkpoint, unique_tensors
 
 Tensors = dict[str, torch.Tensor]
@@ -47,3 +49,15 @@ def adopted(tensors: Tensors, there: Tensors) -> Tensors:
         new[: len(values)] = values
         state[name] = new
     return state
+
+
+def load_network(checkpoint: Path, preset: str) -> UNet:
+    """The runtime's network with a checkpoint's weights. Raises ValueError if they do not fit."""
+    with torch.device("meta"):
+        network = UNet(PRESETS[preset].architecture)
+    tensors = unique_tensors(load_checkpoint(checkpoint)["network_weights"])
+    try:
+        network.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint}: not the network of preset {preset}") from error
+    return network.eval().requires_grad_(False)

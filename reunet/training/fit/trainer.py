@@ -21,11 +21,12 @@ from reunet.training.fit.augment import widen_zoom, with_maps
 from reunet.training.fit.device import BF16_CPU, as_network, autocast
 from reunet.training.fit.forecast import plan_lines
 from reunet.training.fit.log import TrainingLog, epoch_line
-from reunet.training.fit.loss import WeightedDiceCE
+from reunet.training.fit.loss import TaughtLoss, WeightedDiceCE
 from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
+from reunet.training.fit.teachers import Teachers
 from reunet.training.fit.validate import Judge, pick_cases
-from reunet.training.presets import PRESETS, ROUNDS
+from reunet.training.presets import PRESETS, WITH_UNLABELLED
 from reunet.training.talk import Ticker, deaf_children
 
 MOMENTUM = 0.99
@@ -65,6 +66,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.root = layout.root_of(Path(self.output_folder_base))
         self.log_book = TrainingLog(Path(self.output_folder))
         self.ticker = Ticker()
+        self.teachers = Teachers(self.job["teachers"], self.job["preset"], self.device)
 
     # -- what is said
 
@@ -123,12 +125,9 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def _build_loss(self) -> torch.nn.Module:
         supervised = super()._build_loss()  # nnU-Net's weights of the resolutions
-        supervised.loss = WeightedDiceCE(
-            self.job["weight_dice"],
-            self.job["weight_ce"],
-            self.configuration_manager.batch_dice,
-            self.is_ddp,
-        )
+        weights = self.job["weight_dice"], self.job["weight_ce"]
+        truth = WeightedDiceCE(*weights, self.configuration_manager.batch_dice, self.is_ddp)
+        supervised.loss = TaughtLoss(truth) if self.teachers.networks else truth
         return supervised  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LearningRate]:
@@ -147,8 +146,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     # -- data
 
     def pseudo_cases(self) -> list[str]:
-        """The pseudo-labelled cases of a round of self-training; other stages have none."""
-        if self.job["stage"] not in ROUNDS:
+        """The unlabelled cases of rounds of self-training and distillation; others have none."""
+        if self.job["stage"] not in WITH_UNLABELLED:
             return []
         return list(
             read_json(layout.pseudo_cases_file(self.root, self.job["preset"], self.job["stage"]))
@@ -337,4 +336,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         for n in range(self.num_iterations_per_epoch):
             if n and self.time_is_up():
                 return
-            yield next(self.dataloader_train)
+            yield self.next_batch()
+
+    def next_batch(self) -> dict[str, Any]:
+        """A batch of training cases, with what a teacher sees in it where there is one."""
+        return self.teachers.teach(next(self.dataloader_train))

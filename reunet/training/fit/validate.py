@@ -71,7 +71,7 @@ def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -
     """
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-    from reunet.training.selftrain.teacher import load_network
+    from reunet.training.fit.start import load_network
 
     if fold == "all":
         return None

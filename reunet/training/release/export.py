@@ -13,17 +13,27 @@ import torch
 from reunet.inference.tiles import STEP, WIDE_STEP
 from reunet.instances.decode import MIN_SEED, RING_OUTSIDE
 from reunet.network.architecture import Architecture
-from reunet.network.bundle import CARD, SIZE, Bundle, load_tensors, open_bundle, save_bundle
+from reunet.network.bundle import (
+    CARD,
+    SIZE,
+    STUDENT,
+    Bundle,
+    load_tensors,
+    open_bundle,
+    save_bundle,
+)
 from reunet.options import SMALLEST_CELL
 from reunet.training import layout
 from reunet.training.fit.start import start_tensors
 from reunet.training.presets import PRESETS, STAGES, Preset
 from reunet.training.release.history import (
     commands,
+    fold_of,
     history,
     lineage,
     load_checkpoint,
     pseudo_labelled,
+    read_job,
     start_of,
     summary,
     unique_tensors,
@@ -46,7 +56,7 @@ def export(
     size_of: Bundle | None = None,
     own: Sequence[dict[str, Any]] = (),
 ) -> tuple[str, ...]:
-    """Write trained folds as a bundle.
+    """Write trained folds as a bundle, a student with the folds that taught it.
 
     folders: results of stages (`layout.results_folder`), all of one encoding, whose folds go
     together. best: the checkpoint of the best instance F1 instead of the last. meta: a `meta.csv`
@@ -59,7 +69,7 @@ def export(
     """
     checkpoints: dict[str, Path] = {}
     for folder in folders:
-        found = which(folder, best)
+        found = with_teachers(which(folder, best))
         if twice := sorted(found.keys() & checkpoints.keys()):
             raise ValueError(f"{folder}: fold {twice[0]} is there twice: export them apart")
         checkpoints |= found
@@ -107,10 +117,11 @@ def export(
 
 
 def started_bundle(checkpoints: Iterable[Path]) -> Bundle | None:
-    """The bundle that the first stage of the first fold started from, if it still lies there."""
-    start = start_of(lineage(next(iter(checkpoints)))[0])
-    if start and start.suffix != ".pth" and (start.parent / CARD).exists():
-        return open_bundle(start.parent)
+    """The bundle that the first stage of a fold started from, if it still lies there."""
+    for checkpoint in checkpoints:
+        start = start_of(lineage(checkpoint)[0])
+        if start and start.suffix != ".pth" and (start.parent / CARD).exists():
+            return open_bundle(start.parent)
     return None
 
 
@@ -146,12 +157,14 @@ def _size_network(
     return dict(start_tensors(path)), about
 
 
-def last_stage(root: Path, preset: str) -> str:
-    """The last stage of which a fold has a checkpoint; the first where none has."""
+def last_stage(root: Path, preset: str, but: str = "") -> str:
+    """The last stage of which a fold has a checkpoint; the first where none has. but: a stage that
+    is passed over."""
     trained = [
         stage
         for stage in STAGES
-        if any(layout.results_folder(root, preset, stage).glob("fold_*/checkpoint_*.pth"))
+        if stage != but
+        and any(layout.results_folder(root, preset, stage).glob("fold_*/checkpoint_*.pth"))
     ]
     return trained[-1] if trained else STAGES[0]
 
@@ -170,6 +183,18 @@ def which(folder: Path, best: bool) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"{folder}: holds no trained fold: train one first")
     return found
+
+
+def with_teachers(found: dict[str, Path]) -> dict[str, Path]:
+    """The checkpoints of a stage by fold; of a distillation the student, called so, and behind it
+    the folds that taught it. Raises FileNotFoundError where one of these is gone."""
+    teachers = [Path(t) for path in found.values() for t in read_job(path).get("teachers", [])]
+    if not teachers:
+        return found
+    if gone := [path for path in teachers if not path.exists()]:
+        raise FileNotFoundError(f"{gone[0]}: taught the student and is gone: train it again")
+    (student,) = found.values()
+    return {STUDENT: student, **{fold_of(path): path for path in teachers}}
 
 
 def permitted_use(sources: list[dict[str, Any]]) -> str:

@@ -2,16 +2,18 @@
 
 import pickle
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from reunet.network.bundle import STUDENT
 from reunet.training import layout
 from reunet.training.data.dataset import read_json
 from reunet.training.fit.log import F1, TrainingLog
-from reunet.training.presets import PRESETS, ROUNDS
+from reunet.training.presets import DISTIL, PRESETS, ROUNDS
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def stage_of(checkpoint: Path) -> dict[str, Any]:
     f1 = [row[F1] for row in rows if F1 in row and row["epoch"] < epochs and fold != "all"]
     return {
         "name": job.get("stage", "baseline"),
-        "fold": fold,
+        "fold": STUDENT if job.get("teachers") else fold,
         "job": job,
         "epochs": epochs,
         "hours": sum(end - start for start, end in times) / 3600,
@@ -131,6 +133,7 @@ def summary_of(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
         "validation_f1": round(float(np.mean(f1)), 4) if f1 else None,
         "final_train_loss": round(float(np.mean([entry["loss"] for entry in entries])), 4),
         "started_from": started_from(entries),
+        **({"teachers": in_words(job["teachers"])} if job.get("teachers") else {}),
     }
 
 
@@ -139,11 +142,19 @@ def started_from(entries: list[dict[str, Any]]) -> str:
     starts = {e["start"].resolve() for e in entries if e["start"]}
     if not starts:
         return "weights drawn at random (He-normal)"
+    if all(start.name == layout.SOUP for start in starts):
+        return "the mean of the teachers' weights"
     if bundles := sorted(f"{s.parent.name}/{s.name}" for s in starts if s.suffix != ".pth"):
         return f"the bundle's {', '.join(bundles)}"
-    known = [start for start in starts if layout.trained(start).plans.exists()]
-    stages = {read_job(start).get("stage", "baseline") for start in known}
-    folds = sorted(fold_of(start) for start in starts)
+    return in_words(starts)
+
+
+def in_words(checkpoints: Iterable[str | Path]) -> str:
+    """Stage and folds of checkpoints."""
+    paths = [Path(path) for path in checkpoints]
+    known = [path for path in paths if layout.trained(path).plans.exists()]
+    stages = {read_job(path).get("stage", "baseline") for path in known}
+    folds = sorted(fold_of(path) for path in paths)
     return f"{' or '.join(sorted(stages)) or 'another training'}, fold {', '.join(folds)}"
 
 
@@ -165,7 +176,10 @@ def command(job: dict[str, Any], verb: str) -> str:
     options += [f"--rounds {ROUNDS.index(stage) + 1}"] if stage in ROUNDS else []
     numbers = ("hours", "epochs", "patch", "threshold")
     options += [f"--{name} {job[name]}" for name in numbers if job.get(name)]
-    options += [f"--ratio {job['pseudo_share']}"] if job.get("pseudo_share") else []
+    options += [f"--ratio {job['pseudo_share']}"] if stage in ROUNDS and job["pseudo_share"] else []
+    if teachers := [Path(path) for path in job.get("teachers", [])]:
+        options += [f"--stage {read_job(teachers[0])['stage']}"]
+        options += [f"--folds {','.join(fold_of(path) for path in teachers)}"]
     options += ["--weight-ce"] * bool(job.get("weight_ce"))
     options += ["--unweighted"] * (stage == "weightmap" and not job.get("weight_dice"))
     return f"python -m reunet.training {verb} {' '.join(options)}"
@@ -180,4 +194,8 @@ def pseudo_labelled(checkpoint: Path) -> list[dict[str, Any]]:
             cases = read_json(layout.pseudo_cases_file(root, job["preset"], stage))
             folder = layout.round_folder(root, stage)
             rows += [read_json(layout.row_file(folder, case)) for case in cases]
+        if stage == DISTIL:
+            learnt = {*read_json(layout.pseudo_cases_file(root, job["preset"], stage))}
+            known = read_json(layout.unlabelled_record(root)) if learnt else []
+            rows += [image for image in known if image["case"] in learnt]
     return rows

@@ -16,9 +16,10 @@ from reunet.io.images import list_images, read_image
 from reunet.training import layout
 from reunet.training.data.dataset import cases_folder, read_json
 from reunet.training.fit.device import as_network
+from reunet.training.fit.start import load_network
 from reunet.training.presets import PRESETS
 from reunet.training.selftrain.rounds import ENDS, SelfTraining
-from reunet.training.selftrain.teacher import find_teacher, load_network
+from reunet.training.selftrain.teacher import find_teacher
 
 SAMPLED = 20  # labelled cases whose size on disk tells that of the others
 BACKWARD = 3  # a step of training costs about three times its forward passes

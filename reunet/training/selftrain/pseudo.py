@@ -89,7 +89,7 @@ def label_images(task: Round, images: list[UnlabelledImage]) -> None:
     import torch
 
     from reunet.training.fit.device import as_network
-    from reunet.training.selftrain.teacher import load_network
+    from reunet.training.fit.start import load_network
 
     blosc2.set_nthreads(1)
     preset, device = PRESETS[task.preset], torch.device(task.device)

@@ -116,7 +116,7 @@ def run_round(
         accepted = [row["case"] for row in rows if not row["rejected"]]
         if not accepted:
             raise ValueError(f"{folder / 'pseudo.csv'}: every image was rejected: see there")
-        link_cases(plan, stage, accepted)
+        link_cases(plan.root, plan.preset, stage, accepted)
         write_json(chosen, accepted)
     job = student_job(plan, stage, start, chosen)
     say(f"{stage}: training {len(plan.folds)} folds with {len(read_json(chosen))} pseudo-labels")
@@ -190,13 +190,13 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]
         writer.writerows(rows)
 
 
-def link_cases(plan: SelfTraining, stage: str, accepted: list[str]) -> None:
-    """Lay the labelled cases, and the images of the pseudo-labelled, into the round's folder."""
-    labelled, store = cases_folder(plan.root, plan.preset), layout.unlabelled_folder(plan.root)
-    cases = read_json(layout.cases_file(plan.root))
+def link_cases(root: Path, preset: str, stage: str, accepted: list[str]) -> None:
+    """Lay the labelled cases, and the images of the unlabelled, into the folder of a stage."""
+    labelled, store = cases_folder(root, preset), layout.unlabelled_folder(root)
+    cases = read_json(layout.cases_file(root))
     files = [labelled / f"{case}{end}" for case in cases for end in ENDS]
     files += [store / f"{case}.b2nd" for case in accepted]
-    folder = layout.round_cases(plan.root, plan.preset, stage)
+    folder = layout.round_cases(root, preset, stage)
     for file in files:
         link = folder / file.name
         link.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reunet.inference.ensemble import Average, Network
 from reunet.inference.sliding_window import (
@@ -23,11 +22,8 @@ from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.instances.label_fusion import fuse
 from reunet.instances.peaks import decode_field
-from reunet.network.unet import UNet
 from reunet.training import layout
 from reunet.training.data.dataset import read_json
-from reunet.training.presets import PRESETS
-from reunet.training.release.history import load_checkpoint, unique_tensors
 
 BAND_PIXELS = 16_000_000  # of an image that is predicted in one go: 0.6 GB of logits and sums
 
@@ -63,18 +59,6 @@ def check_teacher(checkpoint: Path, data: dict[str, Any], preset: str) -> None:
                 f"{checkpoint}: a teacher of {what} {theirs}, the data set's are {ours}: "
                 f"prepare or name another --root"
             )
-
-
-def load_network(checkpoint: Path, preset: str) -> UNet:
-    """The runtime's network with a checkpoint's weights. Raises ValueError if they do not fit."""
-    with torch.device("meta"):
-        network = UNet(PRESETS[preset].architecture)
-    tensors = unique_tensors(load_checkpoint(checkpoint)["network_weights"])
-    try:
-        network.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint}: not the network of preset {preset}") from error
-    return network.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
