@@ -81,6 +81,8 @@ class Model:
             names = others or (STUDENT,) if quality == "best" else (STUDENT,)
         else:
             names = self.folds[:1] if quality == "fast" else self.folds
+        if names == self.folds:
+            return self
         networks = dict(zip(self.folds, self.networks, strict=True))
         return replace(self, networks=tuple(networks[name] for name in names), folds=names)
 

@@ -41,7 +41,7 @@ def seconds_per_iteration(trainer: "nnUNetTrainerReUNet") -> float:
     seconds = []
     for _ in range(1 + TIMED_ITERATIONS):  # the first compiles
         started = perf_counter()
-        batch = trainer.next_batch()
+        batch = trainer.teachers.teach(next(trainer.dataloader_train))
         targets = [target.to(trainer.device) for target in batch["target"]]
         with autocast(trainer.device):
             loss = trainer.loss(trainer.network(batch["data"].to(trainer.device)), targets)

@@ -241,7 +241,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.lr_scheduler.step(self.current_epoch)
         self.iteration += 1
         with autocast(self.device):  # nnU-Net leaves it out on CPUs
-            output: dict[str, Any] = super().train_step(batch)
+            output: dict[str, Any] = super().train_step(self.teachers.teach(batch))
         if self.local_rank == 0:
             self.ticker.tick(self.progress(), float(output["loss"]))
         return output
@@ -336,8 +336,4 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         for n in range(self.num_iterations_per_epoch):
             if n and self.time_is_up():
                 return
-            yield self.next_batch()
-
-    def next_batch(self) -> dict[str, Any]:
-        """A batch of training cases, with what a teacher sees in it where there is one."""
-        return self.teachers.teach(next(self.dataloader_train))
+            yield next(self.dataloader_train)
