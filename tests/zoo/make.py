@@ -87,7 +87,7 @@ def outcome(expected: Expectation) -> str:
 
 HEAD = f"""# What is read, and how
 
-Written by `python tests/zoo/make.py OUT --table docs/inputs.md`. `tests/test_zoo.py` runs
+Written by `python tests/zoo/make.py OUT --table docs/inputs.md`. `tests/project/test_zoo.py` runs
 `reunet predict` over all of these files and compares each label image, pixel by pixel, with that of
 a plain 8-bit PNG of the same pixels.
 
