@@ -73,7 +73,7 @@ GROUPS = {  # of the options of `reunet predict`, in its help
     "Quality against time": ("quality", "budget", "tta", "skip_empty"),
     "Network": ("weights", "folds", "device", "precision"),
     "Written beside the labels": ("overlays", "table", "html", "formats", "report"),
-    "Files": ("channels", "plane", "recursive", "labels", "pixel_size", "resume"),
+    "Files": ("channels", "plane", "region", "recursive", "labels", "pixel_size", "resume"),
     "Many machines": ("scheduler", "workers"),
     "Told on the way": ("quiet", "verbose", "log_json"),
 }

@@ -11,6 +11,7 @@ import click
 from reunet.cli_outputs import CannotStart, checked
 
 if TYPE_CHECKING:
+    from reunet.io.region import Region
     from reunet.io.selection import Selection
 
 
@@ -34,6 +35,12 @@ def _plane(text: str) -> "Selection":
     return selection_of(None, text)
 
 
+def _region(text: str) -> "Region":
+    from reunet.io.region import parse_region
+
+    return parse_region(text)
+
+
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say what of the inputs is looked at."""
     options = (
@@ -48,6 +55,12 @@ def input_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="N|middle|max|all",
             callback=checked(_plane),
             help="Plane of a stack, from 0; the brightest values; all, each.  [default: the first]",
+        ),
+        click.option(
+            "--region",
+            metavar="X,Y,W,H|FILE",
+            callback=checked(_region),
+            help="Part to look at: in px, or polygons of a .geojson file.  [default: all]",
         ),
         click.option(
             "--recursive", is_flag=True, help="Also sub-folders, which OUTPUT will mirror."

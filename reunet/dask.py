@@ -27,6 +27,7 @@ from reunet.pipeline import (
     find_cells,
     keep_wanted,
     least_area,
+    region_of,
     see,
     what_fits,
 )
@@ -64,16 +65,22 @@ def segment_dask(
 
     options = replace(options or Options(), **choices)
     pixels = _last_channels(array, axes)
-    source = Source((pixels.shape[0], pixels.shape[1]), lambda: _bands(pixels))
+    region, part = region_of(options), None
+    shown = pixels
+    if region:
+        part = region.on((pixels.shape[0], pixels.shape[1]))
+        shown = pixels[part.rows, part.columns]
+    source = Source((shown.shape[0], shown.shape[1]), lambda: _bands(shown), part=part)
     size = asked_pixel_size(options)
     least_area(options, size)  # what cannot be done is told before the network starts
     view = survey(source, model, options)
     few, asked, told = what_fits(view, model, replace(options, budget=None), 0.0, {})
-    for note in (*view.notes, *told):
-        warnings.warn(note, ReUNetWarning, stacklevel=2)
     client = client or _current_client()
     remote = _on_workers(few, client) if client else few
-    labels, _ = find_cells(see(view, remote, asked, scratch), model.bundle, options, scratch)
+    seen = see(view, remote, asked, scratch)
+    for note in (*view.notes, *told, *(part.notes if part else ()), *seen.notes):
+        warnings.warn(note, ReUNetWarning, stacklevel=2)
+    labels, _ = find_cells(seen, model.bundle, options, scratch)
     keep_wanted(labels, options, size)
     return dask.array.from_array(labels, chunks=pixels.chunks[:2])
 

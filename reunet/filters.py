@@ -4,7 +4,7 @@ Legend: H, W pixels; N cells.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,28 @@ def filter_cells(
     for rows in _bands(labels):
         rows[:] = renumbered[rows]
     return np.flatnonzero(kept)
+
+
+def keep_inside(labels: np.ndarray, contains: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Remove cells from a label image, in place, whose centres do not lie where they should.
+
+    labels: as for `filter_cells`. contains: which of points (N, 2), x and y of pixel edges, do;
+    (N,) bool. Returns the former numbers of the others, 0 first, (N + 1,) ascending.
+    """
+    cells = int(labels.max(initial=0)) + 1
+    sums, top = np.zeros((3, cells)), 0  # of x and y of the pixels, and their number
+    for rows in _bands(labels):
+        y, x = np.nonzero(rows)
+        numbers = rows[y, x]
+        for total, values in zip(sums, (x, y + top, None), strict=True):
+            total += np.bincount(numbers, values, minlength=cells)
+        top += len(rows)
+    centres = (sums[:2] / np.maximum(sums[2], 1)).T + 0.5
+    kept = (sums[2] > 0) & contains(centres)
+    renumbered = (np.cumsum(kept) * kept).astype(labels.dtype)
+    for rows in _bands(labels):
+        rows[:] = renumbered[rows]
+    return np.append(0, np.flatnonzero(kept))
 
 
 def _bands(labels: np.ndarray) -> Iterator[np.ndarray]:

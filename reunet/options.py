@@ -38,6 +38,8 @@ class Options:
     labels: str = "viewer"  # of LAYOUTS
     channels: str | None = None  # such as "2", "0,2" or "DAPI,GFP" (None: the first three)
     plane: str | int | None = None  # of a stack: from 0, middle, max or all (None: the first)
+    # what to look at: (x, y, width, height) in px, such as text, or a .geojson file (None: all)
+    region: str | tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Complain of what does not exist, wherever it comes from."""

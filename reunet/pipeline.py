@@ -16,17 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from reunet.filters import filter_cells, parse_min_area
+from reunet.filters import filter_cells, keep_inside, parse_min_area
 from reunet.inference.budget import TileSeconds, allowance, fit
+from reunet.inference.kept import Keeper
 from reunet.inference.second_pass import LARGEST, are_small, classify_enlarged
 from reunet.inference.sliding_window import Maps, Zeros, map_image
 from reunet.inference.watch import Tell, Watch, at_shape, confidence_of, nothing_yet
 from reunet.io.arrays import picture_of
 from reunet.io.images import Picture, read_pixel_size
 from reunet.io.pixel_size import PixelSize, parse_pixel_size
+from reunet.io.region import Part, Region, parse_region
 from reunet.io.scratch import zeros as scratch
 from reunet.io.selection import selection_of
-from reunet.io.source import Source, hold, open_source
+from reunet.io.source import Source, hold, open_source, part_of
 from reunet.model import Model
 from reunet.network.bundle import STUDENT, Bundle, folds_there
 from reunet.options import Options
@@ -40,12 +42,15 @@ class Seen:
     """What networks saw in an image of `shape` (H, W): maps, which may be of another size.
 
     out: arrays that will receive cells, made before the network starts so that a disk without room
-    for them shows by then; `_arrays` says which.
+    for them shows by then; `_arrays` says which. part: of a larger image, which was looked at.
+    notes: what was taken for granted.
     """
 
     maps: Maps
     shape: tuple[int, int]
     out: tuple[np.ndarray, ...] = ()
+    part: Part | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,20 @@ def predict(
     steps = zip(("size", "network", "decoding"), pairwise(clock), strict=True)
     seconds = {step: end - start for step, (start, end) in steps}
     agreement = None if agreement is None else agreement[kept]
-    result = Result(labels, (*view.notes, *told), view.diameter, agreement, seconds, size)
-    return result if watch.probabilities is None else _with(watch.probabilities, result)
+    notes = (*view.notes, *told, *seen.notes)
+    result = Result(labels, notes, view.diameter, agreement, seconds, size)
+    if watch.probabilities is None:
+        return result
+    return _with(watch.probabilities, view.of, source.part, result)
 
 
-def _with(probabilities: np.ndarray, result: Result) -> Result:
-    shape = result.labels.shape[0], result.labels.shape[1]
-    shares = at_shape(probabilities, shape)
+def _with(
+    probabilities: np.ndarray, of: tuple[int, int], part: Part | None, result: Result
+) -> Result:
+    shares = at_shape(probabilities, of)
+    if part is not None:
+        inside, shares = shares, nothing_yet(part.of)
+        shares[:, part.rows, part.columns] = inside
     confidence = confidence_of(result.labels, shares)
     return replace(result, probabilities=shares, confidence=confidence)
 
@@ -126,8 +138,16 @@ def _source(image: Any, axes: str | None, options: Options) -> Source:
     if isinstance(image, str | os.PathLike):
         if axes:
             raise ValueError("axes are for arrays, a file tells its own: read it and pass an array")
-        return open_source(Path(image), selection_of(options.channels, options.plane))
-    return hold(image if isinstance(image, Picture) else picture_of(image, axes))
+        return open_source(
+            Path(image), selection_of(options.channels, options.plane), region_of(options)
+        )
+    picture = image if isinstance(image, Picture) else picture_of(image, axes)
+    return part_of(hold(picture), region_of(options))
+
+
+def region_of(options: Options) -> Region | None:
+    """What of an image is to be looked at; None: all. Raises ValueError as `parse_region`."""
+    return None if options.region is None else parse_region(options.region)
 
 
 def asked_pixel_size(options: Options) -> PixelSize | None:
@@ -185,19 +205,24 @@ def see(
     options: Options,
     zeros: Zeros = np.zeros,
     watch: Watch | None = None,
+    keeper: Keeper | None = None,
 ) -> Seen:
     """What the networks see in an image: classes of every pixel and, if they have it, the field.
 
     One map for each fold that votes, or a single one by the mean of the folds' logits, where the
     networks are shown more than LARGEST pixels or folds do not vote. Of a bundle without a
     diameter, where the cells of the first are small all are of a second pass, enlarged. zeros:
-    makes the arrays of a whole image. watch: looks on, at the first pass.
+    makes the arrays of a whole image. watch: looks on, at the first pass. keeper: keeps its bands.
     """
     tiling, small = model.tiling(options), prod(view.shape) <= LARGEST
     voters = model.ensembles(options.vote and small)
     out = _arrays(view, len(voters), options.decoder or model.bundle.decoder, zeros)
-    maps = map_image(view.read(), view.shape, view.scaling, voters, tiling, view.box, zeros, watch)
-    seen = Seen(maps, view.of, out)
+    watch = watch or Watch()
+    maps = map_image(
+        view.read(), view.shape, view.scaling, voters, tiling, view.box, zeros, watch,
+        view.wanted, keeper,
+    )  # fmt: skip
+    seen = Seen(maps, view.of, out, view.part, watch.notes)
     if options.enlarge and small and model.bundle.diameter is None and view.pixels is not None:
         first = Seen(Maps(maps.classes[:1]), view.of)
         usual = replace(options, decoder=None)
@@ -222,11 +247,23 @@ def _drawn(of: tuple[int, int], seen: tuple[int, int], decoder: str) -> tuple[in
 def find_cells(
     seen: Seen, bundle: Bundle, options: Options, zeros: Zeros = np.zeros
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The cells of one map, or those that several agree on.
+    """The cells of one map, or those that several agree on; of a part of an image, in the whole.
 
     Returns (H, W) int32, 0 background, cells 1..N, and how far the maps agree on each cell
     (`fuse_with_agreement`). Raises ValueError for decoder `field` and maps without one.
     """
+    labels, agreement = _cells_of_maps(seen, bundle, options, zeros)
+    if seen.part is None:
+        return labels, agreement
+    inside = keep_inside(labels, seen.part.contains)
+    whole = zeros(seen.part.of, np.int32)
+    whole[seen.part.rows, seen.part.columns] = labels
+    return whole, None if agreement is None else agreement[inside]
+
+
+def _cells_of_maps(
+    seen: Seen, bundle: Bundle, options: Options, zeros: Zeros
+) -> tuple[np.ndarray, np.ndarray | None]:
     # It is not needed before the first tile.
     from reunet.instances.label_fusion import fuse_with_agreement
 

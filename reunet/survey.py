@@ -7,7 +7,8 @@ pixels of the image, h, w pixels of what the networks are shown.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, floor
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from reunet.inference.normalise import (
 from reunet.inference.scale import scale_bands, scale_image, scaled_shape, windows, zoom_for
 from reunet.inference.size import PARTS, estimate_diameter, views_of
 from reunet.inference.size import windows as windows_to_look_at
-from reunet.inference.sliding_window import Read
+from reunet.inference.sliding_window import Read, Wanted
 from reunet.inference.tiles import Window, bounding_box, content_box
 from reunet.io.images import Picture
+from reunet.io.region import Part
 from reunet.io.source import Source
 from reunet.model import Model
 from reunet.options import Options
@@ -41,7 +43,8 @@ class View:
     of: (H, W) of the image. shape: (h, w) that it is seen with. read: starts to read it, from top
     to bottom; gives rows, (bottom - top, w, 3) uint8. scaling: of its content. box: the content.
     diameter: px of the typical cell of the image; None where it is not known or does not matter.
-    notes: what was assumed. pixels: (h, w, 3), where all of them are held.
+    notes: what was assumed. pixels: (h, w, 3), where all of them are held. wanted: whether a window
+    of the (h, w) is to be looked at (None: all are). part: of a larger image, which this is.
     """
 
     of: tuple[int, int]
@@ -52,13 +55,33 @@ class View:
     diameter: float | None = None
     notes: tuple[str, ...] = ()
     pixels: np.ndarray | None = None
+    wanted: Wanted | None = None
+    part: Part | None = None
 
 
 def survey(source: Source, model: Model, options: Options) -> View:
     """Read an image for its statistics. Raises ImageError where it cannot be read."""
     if source.picture is None or source.is_slide:
-        return _survey_bands(source, model, options)
-    return _survey_held(source.picture, model, options)
+        view = _survey_bands(source, model, options)
+    else:
+        view = _survey_held(source.picture, model, options)
+    if source.part is None:
+        return view
+    return replace(view, wanted=_wanted(source.part, view.shape), part=source.part)
+
+
+def _wanted(part: Part, shape: tuple[int, int]) -> Wanted:
+    """Whether a window of what is seen, (h, w) px, is near the region that it is seen for."""
+    down, across = (n / seen for n, seen in zip(part.shape, shape, strict=True))
+
+    def wanted(rows: slice, columns: slice) -> bool:
+        """Rounded to whole pixels of the image, outwards."""
+        return part.is_near(
+            slice(floor(rows.start * down), ceil(rows.stop * down)),
+            slice(floor(columns.start * across), ceil(columns.stop * across)),
+        )
+
+    return wanted
 
 
 def _survey_held(picture: Picture, model: Model, options: Options) -> View:

@@ -8,12 +8,14 @@ pixels of the image, h, w pixels of its content box, of a tile or of a band.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import numpy as np
 
+from reunet.inference.empty import is_empty
 from reunet.inference.ensemble import Ensemble
+from reunet.inference.kept import Carry, Keeper
+from reunet.inference.kept import Maps as Maps
 from reunet.inference.normalise import Scaling, scaling_of, z_score_pixels
 from reunet.inference.tiles import (
     Margins,
@@ -26,30 +28,15 @@ from reunet.inference.tiles import (
 )
 from reunet.inference.watch import CLASSES as CLASSES
 from reunet.inference.watch import Watch
-from reunet.options import SMALLEST_CELL
 
 Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
 Zeros = Callable[[tuple[int, ...], type[np.integer]], np.ndarray]  # such as np.zeros
+Wanted = Callable[[slice, slice], bool]  # rows, columns: whether they are to be looked at
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
 # where no cell can be: background with 99.99 %, as softmax says, and no distance from it
 OUTSIDE_LOGITS = (10.0, 0.0, 0.0, 0.0)
 FIELD_LEVELS = 200  # of the stored distance field from 0 to 1; up to 1.275 fits into a byte
-
-FLAT = 2  # of 255 levels of contrast: a tile that spans no more holds nothing to see
-WHITE = 235  # of 255: paler than any stain
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What networks see in an image: V maps of h × w pixels, one of each voter.
-
-    classes: (V, h, w) uint8: background, interior, boundary. fields: (V, h, w) uint8, the distance
-    field, FIELD_LEVELS for 1; None of networks without one.
-    """
-
-    classes: np.ndarray
-    fields: np.ndarray | None = None
 
 
 def map_image(
@@ -61,15 +48,25 @@ def map_image(
     box: Window | None = None,
     zeros: Zeros = np.zeros,
     watch: Watch | None = None,
+    wanted: Wanted | None = None,
+    keeper: Keeper | None = None,
 ) -> Maps:
-    """The maps of an image, one of each voter. zeros: makes the arrays that receive them."""
+    """The maps of an image, one of each voter. zeros: makes the arrays that receive them.
+
+    keeper: keeps the bands, and knows those of a run that was interrupted. Rest: `map_bands`.
+    """
     whole = (len(voters), *shape)
     fields = zeros(whole, np.uint8) if tiling.outputs > CLASSES else None
     maps = Maps(zeros(whole, np.uint8), fields)
-    for rows, values in map_bands(read, shape, scaling, voters, tiling, box, watch):
+    begun = keeper.begun(maps) if keeper else None
+    for rows, values, carry in _map_bands(
+        read, shape, scaling, voters, tiling, box, watch, wanted, begun
+    ):
         maps.classes[:, rows] = values.classes
         if maps.fields is not None:
             maps.fields[:, rows] = values.fields
+        if keeper and carry:
+            keeper.keep(rows, values, carry)
     return maps
 
 
@@ -81,31 +78,50 @@ def map_bands(
     tiling: Tiling,
     box: Window | None = None,
     watch: Watch | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[tuple[slice, Maps]]:
     """Maps of an image in bands from top to bottom, each as soon as no tile can change it.
 
     read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
     overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). voters: each
     makes a map of its own. box: content box (None: the whole image); what lies outside is
-    background and is not read. Yields rows and their maps, (voters, h, W) each; the rows make up
-    the image without gaps.
+    background and is not read. wanted: tiles for which it is false are background. Yields rows and
+    their maps, (voters, h, W) each; the rows make up the image without gaps.
     """
+    for rows, maps, _ in _map_bands(read, shape, scaling, voters, tiling, box, watch, wanted):
+        yield rows, maps
+
+
+def _map_bands(
+    read: Read,
+    shape: tuple[int, int],
+    scaling: Scaling,
+    voters: Sequence[Ensemble],
+    tiling: Tiling,
+    box: Window | None,
+    watch: Watch | None,
+    wanted: Wanted | None,
+    begun: Carry | None = None,
+) -> Iterator[tuple[slice, Maps, Carry | None]]:
+    """`map_bands`, and how to go on below each band that came from tiles. begun: such a place."""
     rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
     inside = rows.stop - rows.start, columns.stop - columns.start
-    row = _row_of_image(read, (rows, columns), scaling, tiling.skip)
+    watch = watch or Watch()
+    row = _row_of_image(read, (rows, columns), scaling, tiling.skip, wanted, watch)
     outside = len(voters), shape[1], tiling
-    yield from _background(slice(0, rows.start), *outside)
-    for band, logits in _bands(row, inside, voters, tiling, watch):
+    for band, maps in _background(slice(0, rows.start), *outside):
+        yield band, maps, None
+    for band, logits, carry in _bands(row, inside, voters, tiling, watch, begun):
         there = slice(rows.start + band.start, rows.start + band.stop)
-        if watch:
-            watch.band(there, columns, logits, len(voters))
+        watch.band(there, columns, logits, len(voters))
         maps = _no_cells(len(voters), band.stop - band.start, shape[1], tiling)
         for n, of_voter in enumerate(np.split(logits, len(voters))):
             maps.classes[n][:, columns] = most_probable(of_voter[:CLASSES])
             if maps.fields is not None:
                 maps.fields[n][:, columns] = stored_field(of_voter[CLASSES])
-        yield there, maps
-    yield from _background(slice(rows.stop, shape[0]), *outside)
+        yield there, maps, carry
+    for band, maps in _background(slice(rows.stop, shape[0]), *outside):
+        yield band, maps, None
 
 
 def stored_field(field: np.ndarray) -> np.ndarray:
@@ -152,7 +168,7 @@ def predict_logits(image: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> np.
     row = _row_of_image(
         lambda top, bottom: image[top:bottom], box, scaling_of(image, box), tiling.skip
     )
-    for band, values in _bands(row, inside.shape[1:], [ensemble], tiling):
+    for band, values, _ in _bands(row, inside.shape[1:], [ensemble], tiling):
         inside[:, band] = values
     return logits
 
@@ -168,38 +184,41 @@ def predict_scaled(content: np.ndarray, ensemble: Ensemble, tiling: Tiling) -> n
         return (content[:, rows, c] for c in columns)
 
     shape = content.shape[1], content.shape[2]
-    bands = [logits for _, logits in _bands(row, shape, [ensemble], tiling)]
+    bands = [logits for _, logits, _ in _bands(row, shape, [ensemble], tiling)]
     return np.concatenate(bands, axis=1)
 
 
-def is_empty(tile: np.ndarray) -> bool:
-    """Whether a tile can hold no cell. tile: (h, w, 3) uint8 from `normalise_channels`.
-
-    Either it spans at most FLAT levels in every channel, less than 1 % of the image's contrast:
-    instance norm would blow its noise up to a picture. Or it is the white glass of a slide: fewer
-    than SMALLEST_CELL pixels are darker than WHITE in any channel. Noise, uneven light and faint
-    stains fail both tests, such a tile is predicted. The price: inside a single cell that fills
-    the tile evenly, that part of it is lost.
-    """
-    if int(tile.max()) - int(tile.min()) <= FLAT:
-        return True
-    if (tile[::16, ::16] < WHITE).mean() < 0.5:  # a glance that spares most tiles the count
-        return int((tile < WHITE).any(axis=2).sum()) < SMALLEST_CELL
-    return all(int(np.ptp(tile[..., c])) <= FLAT for c in range(tile.shape[-1]))  # most fail soon
-
-
-def _row_of_image(read: Read, box: Window, scaling: Scaling, skip: bool) -> Row:
+def _row_of_image(
+    read: Read,
+    box: Window,
+    scaling: Scaling,
+    skip: bool,
+    wanted: Wanted | None = None,
+    watch: Watch | None = None,
+) -> Row:
+    """watch: is told of tiles that show nothing."""
     rows_of_box, columns_of_box = box
 
     def row(rows: slice, columns: Sequence[slice]) -> Iterator[np.ndarray | None]:
-        """The tiles of some rows, scaled; None of one that is empty."""
-        top = rows_of_box.start
-        pixels = read(top + rows.start, top + rows.stop)[:, columns_of_box]
+        """The tiles of some rows, scaled; None of one that is empty, or not wanted."""
+        there = _moved(rows, rows_of_box.start)
+        pixels = read(there.start, there.stop)[:, columns_of_box]
         for c in columns:
             tile = pixels[:, c]
-            yield None if skip and is_empty(tile) else z_score_pixels(tile, scaling)
+            if wanted and not wanted(there, _moved(c, columns_of_box.start)):
+                yield None
+            elif skip and is_empty(tile):
+                if watch:
+                    watch.empty += 1
+                yield None
+            else:
+                yield z_score_pixels(tile, scaling)
 
     return row
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
 def _bands(
@@ -208,9 +227,10 @@ def _bands(
     voters: Sequence[Ensemble],
     tiling: Tiling,
     watch: Watch | None = None,
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Mean logits of each ensemble in bands from top to bottom: rows of the content and
-    (voters * C, rows, w) float32."""
+    begun: Carry | None = None,
+) -> Iterator[tuple[slice, np.ndarray, Carry]]:
+    """Mean logits of each ensemble in bands from top to bottom: rows of the content, (voters * C,
+    rows, w) float32, and how to go on below them. begun: where to start (None: at the top)."""
     channels = len(voters) * tiling.outputs
     height, width = shape
     padded = tiling.edge(height), tiling.edge(width)
@@ -221,8 +241,14 @@ def _bands(
     sums = np.zeros((channels, h, width), np.float32)
     weights = np.zeros((h, width), np.float32)
     tops = tile_starts(height, h, tiling.step)
-    count = 0
-    for top, following in pairwise([*tops, height]):
+    first = begun.row if begun else 0
+    if begun:
+        reach = len(begun.weights)
+        sums[:, :reach], weights[:reach] = begun.sums, begun.weights
+        if watch:
+            watch.empty = begun.empty
+    count = first * len(columns)
+    for n, (top, following) in enumerate(pairwise([*tops[first:], height]), first + 1):
         tiles = row(slice(top, top + h), columns)
         for c, logits in zip(columns, _tile_logits(tiles, margins, voters, tiling), strict=True):
             sums[:, :, c] += logits * weight
@@ -231,7 +257,9 @@ def _bands(
             if watch:
                 watch.tile(count, len(tops) * len(columns))
         done = following - top
-        yield slice(top, following), sums[:, :done] / weights[:done]
+        empty = watch.empty if watch else 0
+        carry = Carry(n, sums[:, done:], weights[done:], empty)
+        yield slice(top, following), sums[:, :done] / weights[:done], carry
         _move_up(sums, done)
         _move_up(weights[np.newaxis], done)
 

@@ -19,14 +19,26 @@ class Watch:
     """Is told of every tile and of every finished band of logits.
 
     tell: called with the number of tiles that are done, and of all. probabilities: (3, h, w)
-    float16 of `nothing_yet`, filled from the bands; None: they are not kept.
+    float16 of `nothing_yet`, filled from the bands; None: they are not kept. tiles, empty: how many
+    there are, and how many of them show nothing and were not given to the networks.
     """
 
     tell: Tell | None = None
     probabilities: np.ndarray | None = None
+    tiles: int = 0
+    empty: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken for granted of tiles that show nothing."""
+        if not self.empty:
+            return ()
+        some = f"{self.empty} of {self.tiles}"
+        return (f"tiles that show nothing: {some}, taken for background (--all-tiles: not)",)
 
     def tile(self, done: int, total: int) -> None:
         """A tile is through the networks, or was found empty."""
+        self.tiles = total
         if self.tell:
             self.tell(done, total)
 

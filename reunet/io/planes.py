@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from reunet.io.region import Window
 from reunet.io.selection import Place, Selection, pick_channels, places_of
 
 ROWS = 256  # px, of a band: large enough for array operations to pay, small beside a slide
@@ -48,25 +49,30 @@ class Planes(Protocol):
     def at(self, place: Place) -> Self:
         """The same file at another plane."""
 
-    def bands(self) -> Iterator[np.ndarray]:
-        """The plane from top to bottom, (rows, W) or (rows, W, channels), without alpha."""
+    def bands(self, window: Window | None = None) -> Iterator[np.ndarray]:
+        """The plane from top to bottom, (rows, W) or (rows, W, channels), without alpha.
+
+        window: all that is wanted of it, and all that is decoded as far as the file allows.
+        """
 
 
 # (path, as_shown, check_size) -> Planes; what each module of `images.FORMATS` calls `open_plane`
 OpenPlanes = Callable[[Path, bool, CheckSize], AbstractContextManager[Planes]]
 
 
-def selected_bands(planes: Planes, selection: Selection) -> tuple[list[str], Iterator[np.ndarray]]:
+def selected_bands(
+    planes: Planes, selection: Selection, window: Window | None = None
+) -> tuple[list[str], Iterator[np.ndarray]]:
     """Notes on an open file, and what is selected of it, in bands of rows.
 
-    Bands: (rows, W) or (rows, W, channels). Raises NotThere for a plane that the file lacks, at
-    once, or for a channel, with the first band.
+    window: rows and columns (None: all). Bands: (rows, W) or (rows, W, channels). Raises NotThere
+    for a plane that the file lacks, at once, or for a channel, with the first band.
     """
     places, chosen, told = places_of(planes.stacked, planes.place, selection.plane)
     at = [planes.at(place) for place in places] if chosen else [planes]
 
     def bands() -> Iterator[np.ndarray]:
-        for parts in zip(*(plane.bands() for plane in at), strict=True):
+        for parts in zip(*(plane.bands(window) for plane in at), strict=True):
             brightest = parts[0] if len(parts) == 1 else np.maximum.reduce(parts)
             yield pick_channels(brightest, selection.channels, planes.names)
 
@@ -133,12 +139,19 @@ class Stack:
         """The same array at another plane."""
         return replace(self, chosen=place)
 
-    def bands(self) -> Iterator[np.ndarray]:
-        """The plane from top to bottom, (rows, W) or (rows, W, channels)."""
+    def bands(self, window: Window | None = None) -> Iterator[np.ndarray]:
+        """The plane from top to bottom, (rows, W) or (rows, W, channels). window: see `Planes`."""
+        rows, columns = window or (slice(0, self.shape[0]), slice(None))
         numbers = dict(zip(self.stacked, self.place, strict=True))
         kept = [axis for axis in self.axes if axis not in numbers]
         order = [kept.index(axis) for axis in "YX" + self._last]
-        for top in range(0, self.shape[0], self.step):
-            rows = slice(top, min(top + self.step, self.shape[0]))
-            index = (rows if a == "Y" else numbers.get(a, slice(None)) for a in self.axes)
+        for part in steps(rows, self.step):
+            places = {"Y": part, "X": columns, **numbers}
+            index = (places.get(axis, slice(None)) for axis in self.axes)
             yield self.read(tuple(index)).transpose(order)
+
+
+def steps(rows: slice, step: int) -> Iterator[slice]:
+    """Rows cut at the multiples of a step."""
+    for top in range(rows.start // step * step, rows.stop, step):
+        yield slice(max(top, rows.start), min(top + step, rows.stop))

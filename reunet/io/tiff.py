@@ -18,6 +18,7 @@ from tifffile import TiffPageSeries
 from reunet.errors import TiffError
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
 from reunet.io.pixel_size import PixelSize
+from reunet.io.region import Window
 from reunet.io.selection import Place
 from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
 from reunet.io.tiff_limits import (
@@ -136,9 +137,9 @@ class Plane:
         own = (n for n, each in pictures if any(level is self.series for level in each.levels))
         return channel_names(tif.ome_metadata, next(own, 0))
 
-    def bands(self) -> Iterator[np.ndarray]:
+    def bands(self, window: Window | None = None) -> Iterator[np.ndarray]:
         """The plane in bands of rows, see `tiff_rows.read_bands`."""
-        return read_bands(self)
+        return read_bands(self, window)
 
     def index(self, rows: slice) -> list[slice | int]:
         """Where these rows lie in the series."""

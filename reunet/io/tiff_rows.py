@@ -4,11 +4,14 @@ Every strip and tile is decoded once, and only one row of them is kept. Legend: 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tifffile import TiffFrame, TiffPage
 
+from reunet.io.planes import steps
+from reunet.io.region import Window
 from reunet.io.tiff_pages import page_numbers, read_planes, whole_page
 
 if TYPE_CHECKING:
@@ -19,17 +22,20 @@ ROWS = 256  # px, of a band: large enough for array operations to pay, small bes
 Rows = Callable[[int, int], np.ndarray]  # (top, bottom) -> these rows, in the file's order of axes
 
 
-def read_bands(plane: "Plane") -> Iterator[np.ndarray]:
+def read_bands(plane: "Plane", window: Window | None = None) -> Iterator[np.ndarray]:
     """The pixels of an open plane from top to bottom, in bands of up to ROWS rows.
 
-    Yields (rows, W) or (rows, W, channels) without alpha in the file's dtype: put together, what
-    `read_tiff` returns. What cannot be had in parts is decoded as a whole (a single compressed
-    strip, rows that lie on pages of their own). Raises as `read_tiff`.
+    window: rows and columns that are wanted (None: all). Yields (rows, W) or (rows, W, channels)
+    without alpha in the file's dtype: put together, what `read_tiff` returns. What cannot be had in
+    parts is decoded as a whole (a single compressed strip, rows that lie on pages of their own).
+    Raises as `read_tiff`.
     """
-    height = plane.shape[0]
-    step, read = _rows_of_pages(plane) or _rows_of_series(plane)
-    for top in range(0, height, step):
-        band = plane.finish(read(top, min(top + step, height)))
+    height, width = plane.shape
+    rows, columns = window or (slice(0, height), slice(0, width))
+    step, read = _rows_of_pages(plane, columns) or _rows_of_series(plane)
+    for part in steps(rows, step):
+        top = part.start // step * step  # strips and tiles come from their first row
+        band = plane.finish(read(top, part.stop))[part.start - top :, columns]
         for start in range(0, len(band), ROWS):
             yield band[start : start + ROWS]
 
@@ -41,8 +47,11 @@ def _rows_of_series(plane: "Plane") -> tuple[int, Rows]:
     return step, lambda top, bottom: read_planes(plane.series, plane.index(slice(top, bottom)))
 
 
-def _rows_of_pages(plane: "Plane") -> tuple[int, Rows] | None:
-    """The same for a page, or one a channel. None: rows lie elsewhere, or come only as a whole."""
+def _rows_of_pages(plane: "Plane", columns: slice) -> tuple[int, Rows] | None:
+    """The same for a page, or one a channel. None: rows lie elsewhere, or come only as a whole.
+
+    columns: those that matter; what rows hold besides may be left out.
+    """
     wanted = plane.index(slice(None))
     numbers = page_numbers(plane.series, wanted)
     page = plane.series.keyframe.aspage()
@@ -54,7 +63,7 @@ def _rows_of_pages(plane: "Plane") -> tuple[int, Rows] | None:
     pages = [whole_page(plane.series, int(n)) for n in numbers.flat]
     shape = [-1 if axis == "Y" else n for axis, n in zip(axes, page.shape, strict=True)]
     edge = 1 if page.is_final else _segment(page)[0]
-    read_page = _mapped_rows if page.is_final else _decoded_rows
+    read_page = _mapped_rows if page.is_final else partial(_decoded_rows, columns)
 
     def read(top: int, bottom: int) -> np.ndarray:
         read = (read_page(page, part, top, bottom).reshape(shape) for part in pages)
@@ -75,14 +84,18 @@ def _mapped_rows(
 
 
 def _decoded_rows(
-    keyframe: TiffPage, page: TiffPage | TiffFrame, top: int, bottom: int
+    columns: slice, keyframe: TiffPage, page: TiffPage | TiffFrame, top: int, bottom: int
 ) -> np.ndarray:
-    """Rows of strips or tiles, from the first row of one. Returns (planes, 1, rows, W, samples)."""
+    """Rows of strips or tiles, from the first row of one. Returns (planes, 1, rows, W, samples).
+
+    columns: tiles beside them are not decoded.
+    """
     planes, _, height, width, samples = keyframe.shaped
     tall, wide = _segment(keyframe)
     down, across = -(-height // tall), -(-width // wide)
     numbers = np.arange(planes * down * across).reshape(planes, down, across)
-    wanted = numbers[:, top // tall : -(-bottom // tall)].ravel().tolist()
+    numbers = numbers[:, top // tall : -(-bottom // tall)]
+    wanted = numbers[..., columns.start // wide : -(-columns.stop // wide)].ravel().tolist()
     segments = keyframe.parent.filehandle.read_segments(
         [page.dataoffsets[n] for n in wanted], [page.databytecounts[n] for n in wanted], wanted
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,10 +27,10 @@ from reunet.io.images import planes_of
 from reunet.io.pixel_size import PixelSize
 from reunet.io.scratch import LABEL_SHARE, check_room, zeros
 from reunet.io.selection import ALL, Selection, selection_of
-from reunet.io.source import Source, open_source
+from reunet.io.source import Source, is_large, open_source
 from reunet.model import Model
 from reunet.options import Options
-from reunet.pipeline import Seen, find_cells, see, what_fits
+from reunet.pipeline import Seen, find_cells, region_of, see, what_fits
 from reunet.run.finish import pixel_size_of, write_cells
 from reunet.run.planes import segment_planes
 from reunet.run.resume import cells_of_kept_label, image_hash, settings_line
@@ -204,7 +205,7 @@ def _read(run: _Run, job: _Job) -> _Job:
             job.pixel_size = pixel_size_of(outcome.image, run.options)
             job.planes = planes_of(outcome.image)
         else:
-            job.source = open_source(outcome.image, run.selection)
+            job.source = open_source(outcome.image, run.selection, region_of(run.options))
             job.pixel_size = pixel_size_of(outcome.image, run.options)
             outcome.notes += job.pixel_size.notes if job.pixel_size else ()
         first = run.owners.setdefault(outcome.label, outcome.image)
@@ -234,10 +235,11 @@ def _classify(run: _Run, job: _Job) -> None:
         spent += time.perf_counter() - started if run.tile_seconds else 0
         model, options, told = what_fits(view, run.model, run.options, spent, run.tile_seconds)
         outcome.notes = (*view.notes, *outcome.notes, *told)
-        if source.is_slide:
-            check_room(outcome.label, int(4 * source.shape[0] * source.shape[1] * LABEL_SHARE))
+        if is_large(source.whole):
+            check_room(outcome.label, int(4 * prod(source.whole) * LABEL_SHARE))
         watch = Watch(partial(run.tell, outcome.image)) if run.tell else None
         job.seen = see(view, model, options, partial(zeros, label=outcome.label), watch)
+        outcome.notes += job.seen.notes
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import reunet
 from reunet.io.labels import label_origin
+from reunet.io.region import region_origin
 from reunet.io.selection import selection_of
 from reunet.model import Model
 from reunet.network.bundle import Bundle
@@ -54,6 +55,7 @@ def settings_line(model: Model, options: Options) -> str:
     choices += f", decoder {options.decoder or model.bundle.decoder}"
     selection = selection_of(options.channels, options.plane)
     choices += f", {selection}" * bool(selection)
+    choices += f", {region_origin(options.region)}" * (options.region is not None)
     choices += f", budget {options.budget}" if options.budget else ""
     return f"reunet {reunet.__version__}, {weights}, {choices}{which_cells(options)}"
 

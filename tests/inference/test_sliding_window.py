@@ -26,12 +26,11 @@ from pictures import (
 )
 
 from conftest import SAMPLES
+from reunet.inference.empty import WHITE, is_empty
 from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels, scaling_of
 from reunet.inference.sliding_window import (
     OUTSIDE_LOGITS,
-    WHITE,
-    is_empty,
     map_bands,
     most_probable,
     predict_logits,

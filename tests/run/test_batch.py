@@ -19,7 +19,6 @@ from conftest import save_tiny_bundle
 from reunet import segment
 from reunet.errors import ImageError
 from reunet.io.images import read_label
-from reunet.io.selection import Selection
 from reunet.io.source import Source, open_source
 from reunet.model import Model, load_model
 from reunet.options import Options
@@ -111,8 +110,8 @@ def test_few_pictures_are_in_memory(
     pictures: list[weakref.ref[Source]] = []
     found: list[tuple[int, int]] = []
 
-    def read_and_watch(path: Path, selection: Selection) -> Source:
-        picture = open_source(path, selection)
+    def read_and_watch(path: Path, *which: Any) -> Source:
+        picture = open_source(path, *which)
         pictures.append(weakref.ref(picture))
         return picture
 

@@ -229,6 +229,9 @@ def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
         assert np.array_equal(there.compute(scheduler="synchronous"), wanted)
     with pytest.raises(ValueError, match="do not fit"):
         segment_dask(lazy, model, axes="ZYX")
+    part = segment_dask(lazy, model, axes="CYX", tta=False, region=(200, 250, 300, 200))
+    wanted = segment(image, model, tta=False, region=(200, 250, 300, 200))
+    assert np.array_equal(part.compute(), wanted)
 
 
 def test_an_array_of_dask_is_done_as_options_and_notes_say(bundle: Path) -> None:
