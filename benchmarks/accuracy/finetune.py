@@ -1,6 +1,7 @@
 """What fine-tuning on a dozen images brings: F1 on other images of their source, before and after.
 
     python -m benchmarks.accuracy.finetune DATA SOURCE WORK [--images 12] [--hours 0.5] [--score 12]
+        [--start BUNDLE]
 
 DATA: images/, labels/ and meta.csv. IMAGES of the training part of SOURCE, drawn with a seed, are
 copied to WORK and given to `reunet train`, which holds some of them out itself. Scored are images
@@ -20,7 +21,7 @@ from reunet import ReUNetWarning, load_model, segment
 from reunet.io.images import read_label
 from reunet.metric import score_pair
 from reunet.model import default_weights
-from reunet.training.lab import Lab, train_lab
+from reunet.training.lab import SHIPPED, Lab, train_lab
 
 FOLDER = click.Path(path_type=Path)
 
@@ -67,14 +68,18 @@ def scores(data: Path, names: list[str], bundle: Path) -> list[float]:
 @click.option("--images", default=12, show_default=True)
 @click.option("--hours", default=0.5, show_default=True)
 @click.option("--score", default=12, show_default=True)
-def main(data: Path, source: str, work: Path, images: int, hours: float, score: int) -> None:
+@click.option("--start", default=SHIPPED, show_default=True)
+def main(
+    data: Path, source: str, work: Path, images: int, hours: float, score: int, start: str
+) -> None:
     """Train, score before and after, and print one line for docs/results.md."""
     learnt, judged = choose(data, source, images, score)
     folders = copy(data, learnt, work)
     started = time.monotonic()
-    train_lab(Lab(*folders, work / "bundle", hours=hours), click.echo)
+    train_lab(Lab(*folders, work / "bundle", start, hours), click.echo)
     minutes = (time.monotonic() - started) / 60
-    before, after = (scores(data, judged, b) for b in (default_weights("cpu"), work / "bundle"))
+    first = default_weights("cpu") if start == SHIPPED else Path(start)
+    before, after = (scores(data, judged, bundle) for bundle in (first, work / "bundle"))
     better = sum(b > a for a, b in zip(before, after, strict=True))
     click.echo(
         f"| {source} | {len(learnt)} | {hours * 60:.0f} ({minutes:.0f}) | {len(judged)} | "

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from reunet.errors import ImageError, image_error
 from reunet.inference.scale import windows
 from reunet.io.collection import case_names
@@ -184,9 +186,8 @@ def write_verdicts(
     names: of images that can be scored. images: folder of the images (None: contours are drawn on
     black).
     """
-    from reunet.instances.overlap import overlapping_pairs
     from reunet.io.export.verdict import write_verdict
-    from reunet.metric import compact, inner_areas, match, pair_files, read_pair
+    from reunet.metric import compact, pair_files, read_pair
 
     found = {pair.label: pair.image for pair in find_pairs(predictions, images)}
     for name, (truth, prediction) in pair_files(truths, predictions).items():
@@ -195,13 +196,24 @@ def write_verdicts(
         try:
             gt, seg = map(compact, read_pair(truth, prediction))
             pair = segmented(Pair(prediction, found.get(prediction)))
-            areas = inner_areas(gt, frame=0), inner_areas(seg, frame=0)
-            true, predicted, iou = overlapping_pairs(gt, seg, areas)
-            hit = match(true, predicted, iou, THRESHOLD)
-            hits = true[hit], predicted[hit]
-            write_verdict(folder / f"{name}_evaluation.png", replace(pair, labels=seg), gt, hits)
+            picture = folder / f"{name}_evaluation.png"
+            write_verdict(picture, replace(pair, labels=seg), gt, hits(gt, seg))
         except ValueError as error:  # an ImageError is one
             yield str(error)
+
+
+def hits(gt: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the true and of the predicted cells that are matched, those at the frame included.
+
+    gt, seg: (H, W) integer, of small ids (`metric.compact`).
+    """
+    from reunet.instances.overlap import overlapping_pairs
+    from reunet.metric import inner_areas, match
+
+    areas = inner_areas(gt, frame=0), inner_areas(seg, frame=0)
+    true, predicted, iou = overlapping_pairs(gt, seg, areas)
+    hit = match(true, predicted, iou, THRESHOLD)
+    return true[hit], predicted[hit]
 
 
 def told_by_report(folder: Path) -> dict[str, tuple[float | None, tuple[str, ...]]]:

@@ -255,13 +255,11 @@ def size(
     output = layout.size_folder(root.resolve())
     arch = PRESETS[preset].architecture
     try:
+        samples, cases = read_samples(images, labels, without)
         if dry_run:
-            samples, _ = read_samples(images, labels, without)
             click.echo(f"size: {len(samples)} images to learn from for {hours:g} h, into {output}")
             return
-        trained = train_size(
-            images, labels, output, arch, hours=hours, start=start, without=without
-        )
+        trained = train_size(samples, cases, output, arch, hours=hours, start=start)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {one_line(error)}")
     click.echo(f"trained: {trained}")

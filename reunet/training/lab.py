@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from reunet.model import default_weights
-from reunet.network.bundle import CARD, Bundle, fold_file, open_bundle
+from reunet.network.bundle import CARD, SIZE, Bundle, fold_file, open_bundle
 from reunet.training import layout
+from reunet.training.data.labels import read_instances
 from reunet.training.data.survey import Pair, Survey, check_enough, survey
 from reunet.training.fit.jobs import Job, limit_processes, train
 from reunet.training.presets import PRESETS
@@ -21,6 +24,7 @@ from reunet.training.release.held_out import Comparison, compare
 from reunet.training.talk import deaf_children, into_file, told_seconds
 
 STAGE = "weightmap"
+SIZE_SHARE, SIZE_LR = 1 / 6, 3e-4  # of the time, for the network that estimates the size of cells
 SHIPPED, NOTHING = "shipped", "none"
 DEFAULT_PRESET = "compact"
 Say = Callable[[str], None]
@@ -102,8 +106,10 @@ def train_lab(asked: Lab, say: Say = print, dry_run: bool = False) -> Comparison
     limit_processes(asked.device)
     weights = str(start.weights) if start.weights else None
     every = 10**6 if found.held_out else 5  # of fold `all` the F1 would be that of learnt images
-    job = Job(start.preset, STAGE, weights, asked.hours, weight_dice=True, f1_every=every)
+    hours = asked.hours * (1 - size_share(start))
+    job = Job(start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every)
     train(asked.root, job, "all" if found.held_out else 0, asked.device)
+    learn_sizes(asked, [pair for pair in found.pairs if pair not in held_out], start, say)
     hand_over(asked, found, start, len(held_out))
     result = compare(held_out, start.bundle, asked.out)
     for line in result.lines():
@@ -162,8 +168,35 @@ def prepare(asked: Lab, found: Survey, start: Start, say: Say) -> list[Pair]:
     return found.held_out or [pair for pair in found.pairs if pair.case in judged]
 
 
+def size_share(start: Start) -> float:
+    """Share of the time that the size network gets: none where cells keep their size."""
+    return SIZE_SHARE if PRESETS[start.preset].diameter else 0.0
+
+
+def learn_sizes(asked: Lab, pairs: list[Pair], start: Start, say: Say) -> None:
+    """Fine-tune the size network on the images that are learnt from."""
+    from reunet.training.fit.size import Sample, train_size
+
+    hours = asked.hours * size_share(start)
+    if not hours:
+        return
+    say(f"the size of cells, too, is learnt from {len(pairs)} images")
+    samples = [
+        Sample(pair.image, read_instances(pair.label).astype(np.int32), pair.diameter)
+        for pair in pairs
+    ]
+    alike = {"modality": "unknown", "source": "unknown"}
+    cases = {str(n): alike | {"pixels": str(s.instances.size)} for n, s in enumerate(samples)}
+    train_size(
+        samples, cases, layout.size_folder(asked.root), PRESETS[start.preset].architecture,
+        hours=hours, start=start.size_of.folder / fold_file(SIZE), first_lr=SIZE_LR,
+    )  # fmt: skip
+
+
 def hand_over(asked: Lab, found: Survey, start: Start, held_out: int) -> None:
     """Write the bundle into OUT, beside the work, unless it stands there already."""
+    from reunet.training.fit import page
+
     folder = layout.results_folder(asked.root, start.preset, STAGE)
     place = layout.fold_folder(asked.root, start.preset, STAGE, "all" if found.held_out else 0)
     card = asked.out / CARD
@@ -176,4 +209,5 @@ def hand_over(asked: Lab, found: Survey, start: Start, held_out: int) -> None:
         "licence": OWN,
     }
     export([folder], start.preset, asked.out, False, None, start.size_of, [own])
-    shutil.copyfile(place / "training.png", asked.out / "training.png")
+    for shown in ("training.png", page.NAME):
+        shutil.copyfile(place / shown, asked.out / shown)

@@ -2,7 +2,7 @@
 
 ROOT/raw/DATASET                    images a channel each, classes, instances, dataset.json
 ROOT/preprocessed/DATASET           what training reads: cases, folds, plans; unlabelled images
-ROOT/results/DATASET/STAGE/fold_N   checkpoints, training.csv, training.png
+ROOT/results/DATASET/STAGE/fold_N   checkpoints, training.csv, training.png, predictions.html
 ROOT/results/size                   the network that estimates the size of cells
 ROOT/rounds/roundN                  pseudo-labels, overlays and tables of self-training
 """

@@ -70,6 +70,10 @@ class Preset:
         """How images are cut for the network in labelling and validation."""
         return Tiling(self.tile, self.patch, self.architecture.divisor, mirror=mirror)
 
+    def judging(self) -> Tiling:
+        """How the network is judged: without mirroring, with its field where it has one."""
+        return replace(self.tiling(mirror=False), outputs=self.architecture.outputs)
+
     def batch_of(self, patch: int) -> int:
         """Patches of another edge (px) that hold about as many pixels as a batch; 1 at least."""
         return max(1, round(self.batch * (self.patch / patch) ** 2))

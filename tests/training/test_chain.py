@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,9 @@ def test_training_loss_falls(chain: Chain) -> None:
     assert losses[-1] < losses[0] - 0.2
     assert (chain.fold("baseline") / "training.png").exists()
     assert (chain.fold("weightmap") / "checkpoint_best.pth").exists()
+    page = (chain.fold("weightmap") / "predictions.html").read_text(encoding="utf-8")
+    folds = json.loads(layout.folds_file(chain.root).read_text())
+    assert sorted(re.findall(r"<th>([^<]+)<p>", page)) == folds[0]["val"]
 
 
 def test_fine_tuning_starts_from_all_weights_of_the_baseline(chain: Chain) -> None:

@@ -22,11 +22,13 @@ from PIL import Image
 from conftest import REUNET
 from reunet.cli import main
 from reunet.errors import ImageError
+from reunet.network.architecture import Architecture
 from reunet.network.bundle import open_bundle, save_bundle
 from reunet.network.unet import SizeUNet, build
 from reunet.training import lab
 from reunet.training.data.labels import read_instances
 from reunet.training.data.survey import survey
+from reunet.training.fit.size import Sample
 from reunet.training.presets import PRESETS
 from reunet.training.release.held_out import Comparison, Scores
 from reunet.training.talk import INTERRUPTED, Ticker, into_file
@@ -63,15 +65,20 @@ def data(tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
-@pytest.fixture
-def tiny_bundle(tmp_path: Path) -> Path:
-    """Weights of the preset for tests, with a size network."""
+def save_tiny(folder: Path, arch: Architecture) -> Path:
+    """Weights drawn at random, with a size network."""
     torch.manual_seed(0)
-    size = SizeUNet(TINY).state_dict()
+    size = SizeUNet(arch).state_dict()
     about = {**ABOUT, "training_data": [{"source": "s", "modality": "bf", "licence": "MIT"}],
              "stages": [{"name": "baseline"}], "size_network": {"iterations": 7}}  # fmt: skip
-    save_bundle(tmp_path / "tiny", TINY, {"0": build(TINY).state_dict()}, about, size=size)
-    return tmp_path / "tiny"
+    save_bundle(folder, arch, {"0": build(arch).state_dict()}, about, size=size)
+    return folder
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Path:
+    """Weights of the preset for tests."""
+    return save_tiny(tmp_path / "tiny", TINY)
 
 
 def run(*arguments: object) -> tuple[int, list[str]]:
@@ -299,6 +306,9 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert bundle.about["use"].startswith("free")
     with (out / "evaluation.csv").open() as file:
         judged = [row["image"] for row in csv.DictReader(file)]
+    page = (out / "predictions.html").read_text(encoding="utf-8")
+    assert "held out" in page
+    assert all(f"<th>{name.removesuffix('.png')}<p>" in page for name in judged)
     folds = json.loads(next(out.rglob("splits_final.json")).read_text())
     assert sorted(judged) == sorted(f"{case}.png" for case in folds[0]["val"])
     weights = [*out.rglob("*.pth"), *out.rglob("*.safetensors")]
@@ -310,23 +320,36 @@ def test_the_command_goes_on_where_it_was_interrupted(
 
 
 @pytest.mark.slow
-def test_the_size_network_is_handed_down(
-    data: tuple[Path, Path], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_size_of_cells_is_learnt_too(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images whose meta.csv keeps them out are those that are judged; all others are learnt."""
-    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], diameter=30.0))
+    deep = replace(TINY, features=(4, 8, 8, 16, 16, 16))  # a size network needs as many stages
+    small = save_tiny(tmp_path / "small", deep)
+    learnt: list[str] = []
+    monkeypatch.setattr(
+        "reunet.training.fit.size.Sample",
+        lambda path, *about: learnt.append(path.name) or Sample(path, *about),
+    )
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], architecture=deep, diameter=30.0))
     monkeypatch.setenv("nnUNet_compile", "f")
     rows = ["name,split", *(f"image{n},{'val' if n == 4 else 'train'}" for n in range(5))]
     (data[0].parent / "meta.csv").write_text("\n".join(rows))
     out = tmp_path / "out"
-    result = lab.train_lab(lab.Lab(*data, out, str(tiny_bundle), 0.004))
+    result = lab.train_lab(lab.Lab(*data, out, str(small), 0.004))
     assert result
     assert [scores.image for scores in result.images] == ["image4.png"]
-    bundle, start = open_bundle(out), open_bundle(tiny_bundle)
+    bundle, start = open_bundle(out), open_bundle(small)
     assert bundle.has_size
     assert bundle.folds == ("all",)
-    assert bundle.about["sha256"]["size.safetensors"] == start.about["sha256"]["size.safetensors"]
-    assert bundle.about["size_network"] == {"iterations": 7}
+    assert sorted(learnt) == [f"image{n}.png" for n in range(4)]
+    name = "size.safetensors"
+    assert bundle.about["sha256"][name] != start.about["sha256"][name]
+    about = bundle.about["size_network"]
+    assert about["started_from"] == "small/size.safetensors"
+    assert about["iterations"] > 0
+    assert about["hours"] == pytest.approx(0.004 / 6, abs=0.005)
+    assert (out / "predictions.html").read_text(encoding="utf-8").count("learnt from") == 1
     assert bundle.diameter == 30
     hours = bundle.about["stages"][-1]["hours"]
     assert hours == pytest.approx(0.004, abs=0.006)  # an epoch alone takes longer

@@ -438,6 +438,20 @@ def test_the_log_knows_the_best_epoch_and_survives_an_interruption(tmp_path: Pat
     assert Image.open(tmp_path / "training.png").size[0] > 300
 
 
+def test_the_plot_marks_the_f1_of_each_modality(tmp_path: Path) -> None:
+    """A point for each look at it; a single modality is the mean, and drawn once."""
+    rows = [{"epoch": float(n), "train_loss": 0.1, "val_loss": 0.1} for n in range(8)]
+    for n, row in enumerate(rows[3::4]):
+        row |= {"f1_bf": 0.2 + n / 10, "f1_dic": 0.4, F1: 0.3}
+    lines = {line.get_label(): line for line in TrainingLog(tmp_path)._figure(rows).axes[1].lines}
+    assert sorted(lines) == ["bf", "dic", "mean of modalities"]
+    assert {line.get_marker() for line in lines.values()} == {"o"}
+    np.testing.assert_allclose(lines["bf"].get_xydata(), [[3, 0.2], [7, 0.3]])
+    alone = [{k: v for k, v in row.items() if k != "f1_dic"} for row in rows]
+    (line,) = TrainingLog(tmp_path)._figure(alone).axes[1].lines
+    assert line.get_label() == "mean of modalities"
+
+
 # -- jobs
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -20,6 +21,9 @@ from reunet.io.export.charts import histogram, lines
 from reunet.io.export.overlay import paint, stretch_limits, view
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.tables import image_row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 NAME = "report.html"
 THUMBNAIL = 320  # px, longest side
@@ -151,11 +155,16 @@ class Html:
 
 def thumbnail(found: Segmented) -> str:
     """A small overlay as JPEG in base64."""
-    from PIL import Image
+    from PIL import Image as pillow
 
     shown = view(found, THUMBNAIL)
-    picture = Image.fromarray(paint(shown, stretch_limits(shown.pixels)))
+    picture = pillow.fromarray(paint(shown, stretch_limits(shown.pixels)))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return jpeg(picture)
+
+
+def jpeg(picture: "Image") -> str:
+    """A picture as JPEG in base64."""
     file = io.BytesIO()
     picture.save(file, format="JPEG", quality=QUALITY)
     return base64.b64encode(file.getvalue()).decode("ascii")

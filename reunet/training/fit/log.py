@@ -56,7 +56,10 @@ class TrainingLog:
         figure, (losses, scores) = plt.subplots(2, 1, figsize=(8, 8), sharex=True)
         for name in ("train_loss", "val_loss"):
             losses.plot([row["epoch"] for row in rows], [row[name] for row in rows], label=name)
-        for name in sorted({name for row in rows for name in row if name.startswith("f1_")}):
+        names = sorted({name for row in rows for name in row if name.startswith("f1_")})
+        if len(names) == 2:  # a single modality is its mean
+            names = [F1]
+        for name in names:
             known = [row for row in rows if name in row]
             style = {"linewidth": 3, "color": "black"} if name == F1 else {}
             points = [r["epoch"] for r in known], [r[name] for r in known]

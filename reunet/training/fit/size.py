@@ -33,6 +33,7 @@ from reunet.training.data.sampling import balanced
 from reunet.training.fit.device import autocast
 from reunet.training.fit.schedule import warm_cosine
 from reunet.training.fit.start import start_tensors
+from reunet.training.talk import Ticker
 
 PATCH, BATCH = 256, 6
 FIRST_LR, WEIGHT_DECAY, LARGEST_GRADIENT = 1e-3, 1e-2, 5.0
@@ -209,25 +210,25 @@ def new_network(arch: Architecture, start: Path | None) -> SizeUNet:
 
 
 def train_size(
-    images: Path,
-    labels: Path,
+    samples: list[Sample],
+    cases: Cases,
     output: Path,
     arch: Architecture,
     *,
     hours: float,
     start: Path | None,
-    without: Sequence[str] = (),
+    first_lr: float = FIRST_LR,
 ) -> Path:
     """Train for a time, from where an interrupted run stopped. Returns the file of the weights.
 
-    output: folder; `size_latest.pth` there is what a later run goes on from, `size.pth` the result.
-    Raises ImageError or ValueError for data or a start that cannot be used.
+    samples, cases: of `read_samples`. output: folder; `size_latest.pth` there is what a later run
+    goes on from, `size.pth` the result. Raises ImageError for an image that can no longer be read
+    and ValueError for a start that cannot be used.
     """
     output.mkdir(parents=True, exist_ok=True)
     latest, final = output / "size_latest.pth", output / "size.pth"
     if final.exists():
         return final
-    samples, cases = read_samples(images, labels, without)
     network = new_network(arch, start)
     optimiser = torch.optim.AdamW(network.parameters(), FIRST_LR, weight_decay=WEIGHT_DECAY)
     before, iteration = 0.0, 0
@@ -236,14 +237,14 @@ def train_size(
         network.load_state_dict(state["weights"])
         optimiser.load_state_dict(state["optimiser"])
         before, iteration = float(state["seconds"]), int(state["iteration"])
-    started, saved, losses = time.monotonic(), time.monotonic(), list[float]()
+    ticker, started, saved = Ticker(), time.monotonic(), time.monotonic()
     for image, presence, log_size in batches(samples, cases, seed=iteration):
         seconds = before + time.monotonic() - started
         progress = seconds / (hours * 3600)
         if progress >= 1:
             break
         for group in optimiser.param_groups:
-            group["lr"] = FIRST_LR * warm_cosine(progress)
+            group["lr"] = first_lr * warm_cosine(progress)
         with autocast(torch.device("cpu")):
             found = network(image)
         loss = loss_of(found, presence, log_size)
@@ -252,25 +253,27 @@ def train_size(
         torch.nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         optimiser.step()
         iteration += 1
-        losses.append(loss.item())
+        ticker.tick(progress, loss.item())
         if time.monotonic() - saved > SAVE_EVERY:
             saved = time.monotonic()
             _save(latest, network, optimiser, seconds, iteration)
-            print(
-                f"size: {iteration} iterations, loss {np.mean(losses):.3f}, {progress:.0%}",
-                flush=True,
-            )
-            losses.clear()
-    _save(final, network, optimiser, hours * 3600, iteration)
+    ticker.end()
+    _save(final, network, optimiser, hours * 3600, iteration, start)
     latest.unlink(missing_ok=True)
     return final
 
 
 def _save(
-    path: Path, network: SizeUNet, optimiser: torch.optim.Optimizer, seconds: float, iteration: int
+    path: Path,
+    network: SizeUNet,
+    optimiser: torch.optim.Optimizer,
+    seconds: float,
+    iteration: int,
+    start: Path | None = None,
 ) -> None:
     """Write a checkpoint in one step."""
     weights, state = network.state_dict(), optimiser.state_dict()
     content = {"weights": weights, "optimiser": state, "seconds": seconds, "iteration": iteration}
+    content["start"] = f"{start.parent.name}/{start.name}" if start else ""
     with replacing(path) as temporary:
         torch.save(content, temporary)

@@ -18,14 +18,15 @@ from reunet.training import layout
 from reunet.training.data.dataset import read_cases, read_json
 from reunet.training.data.sampling import balanced, mixed
 from reunet.training.fit.augment import widen_zoom, with_maps
-from reunet.training.fit.device import BF16_CPU, as_network, autocast
+from reunet.training.fit.device import BF16_CPU, autocast
 from reunet.training.fit.forecast import plan_lines
 from reunet.training.fit.log import TrainingLog, epoch_line
 from reunet.training.fit.loss import TaughtLoss, WeightedDiceCE
+from reunet.training.fit.page import MOST_SHOWN, Page
 from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.teachers import Teachers
-from reunet.training.fit.validate import Judge, pick_cases
+from reunet.training.fit.validate import Judge, means, pick_cases
 from reunet.training.presets import PRESETS, WITH_UNLABELLED
 from reunet.training.talk import Ticker, deaf_children
 
@@ -172,7 +173,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.root,
             cases,
             self.dataset_json["encoding"],
-            self.preset.tiling(mirror=False),
+            self.preset.judging(),
         )
         labelled = [name for name in train.identifiers if name in cases]
         if self.preset.balanced:
@@ -307,11 +308,16 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         """Left out: nnU-Net would compute the pixel Dice; `instance_f1` judges our folds."""
 
     def instance_f1(self) -> dict[str, float]:
-        """Mean F1 of the validation cases, by modality and over modalities."""
-        network = self.plain_network().eval()
+        """Mean F1 of the validation cases, by modality and over modalities; some are shown on a
+        page in the fold's folder."""
+        names = self.judge.dataset.identifiers
+        page = Page(pick_cases(names, self.judge.cases, MOST_SHOWN))
         self.set_deep_supervision_enabled(False)
-        scores = self.judge.instance_f1(as_network(network, self.device))
+        judged = self.judge.look(self.plain_network().eval(), self.device)
+        scores = means(page.watch(judged))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        what = "learnt from" if self.fold == "all" else "held out"
+        page.write(Path(self.output_folder), self.current_epoch, what)
         return scores
 
     def run_training(self) -> None:

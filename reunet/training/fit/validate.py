@@ -4,20 +4,21 @@ nnU-Net's pseudo Dice counts pixels of two classes; whether cells come apart it 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from reunet.inference.ensemble import Average, Network
-from reunet.inference.sliding_window import predict_scaled
+from reunet.inference.ensemble import Average
+from reunet.inference.sliding_window import CLASSES, predict_scaled, stored_field
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
+from reunet.instances.peaks import decode_field
 from reunet.io.images import read_label
-from reunet.metric import score_pair
+from reunet.metric import Score, score_pair
 from reunet.training import layout
 from reunet.training.data.dataset import Cases, cases_folder, read_cases, read_json
 from reunet.training.fit.device import as_network
@@ -37,6 +38,17 @@ def pick_cases(names: Iterable[str], cases: Cases, most: int = MOST_CASES) -> li
     return sorted(name for members in by_modality.values() for name in members[:share])
 
 
+class Judged(NamedTuple):
+    """A validation case. H, W: of the image as training reads it."""
+
+    name: str
+    modality: str
+    picture: np.ndarray  # (H, W, 3) float32, z-scored; 0 outside of the content box
+    truth: np.ndarray  # (H, W) integer
+    found: np.ndarray  # (H, W) int32
+    score: Score
+
+
 @dataclass(frozen=True)
 class Judge:
     """The preprocessed cases (an nnU-Net data set) that a network is judged by, and how."""
@@ -47,21 +59,39 @@ class Judge:
     encoding: str
     tiling: Tiling
 
-    def instance_f1(self, network: Network) -> dict[str, float]:
-        """Mean official F1 by modality and over modalities."""
-        scores: dict[str, list[float]] = defaultdict(list)
+    def look(self, module: torch.nn.Module, device: torch.device) -> Iterator[Judged]:
+        """Segment the cases as the network's weights are used later, at the true size of cells."""
+        network = Average([as_network(module, device, self.tiling.outputs)])
         for name in self.dataset.identifiers:
             data, _, _, properties = self.dataset.load_case(name)
             truth = read_label(layout.instances_file(self.root, name))
             content = np.ascontiguousarray(np.asarray(data[:])[:, 0])  # (3, h, w)
-            logits = predict_scaled(content, Average([network]), self.tiling)
-            rows, columns = (slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
-            classes = np.zeros(truth.shape, np.uint8)
-            classes[rows, columns] = logits.argmax(axis=0)
-            found = decode(classes, "regrow", self.encoding)
-            scores[self.cases[name]["modality"]].append(score_pair(truth, found).f1)
-        means = {modality: float(np.mean(f1)) for modality, f1 in sorted(scores.items())}
-        return {**means, "mean of modalities": float(np.mean(list(means.values())))}
+            box = tuple(slice(*edges) for edges in properties["bbox_used_for_cropping"][1:])
+            picture = np.zeros((*truth.shape, 3), np.float32)
+            picture[box] = content.transpose(1, 2, 0)
+            found = self.cells(predict_scaled(content, network, self.tiling), truth.shape, box)
+            score = score_pair(truth, found)
+            yield Judged(name, self.cases[name]["modality"], picture, truth, found, score)
+
+    def cells(
+        self, logits: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]
+    ) -> np.ndarray:
+        """(H, W) int32. logits: (C, h, w) in the content box, the field last if there is one."""
+        classes, field = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        classes[box] = logits[:CLASSES].argmax(axis=0)
+        if len(logits) == CLASSES:
+            return decode(classes, "regrow", self.encoding)
+        field[box] = stored_field(logits[CLASSES])
+        return decode_field(classes, field)
+
+
+def means(judged: Iterable[Judged]) -> dict[str, float]:
+    """Mean official F1 by modality and over modalities."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for case in judged:
+        scores[case.modality].append(case.score.f1)
+    by_modality = {modality: float(np.mean(f1)) for modality, f1 in sorted(scores.items())}
+    return {**by_modality, "mean of modalities": float(np.mean(list(by_modality.values())))}
 
 
 def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -> float | None:
@@ -83,7 +113,7 @@ def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -
         root,
         cases,
         read_json(layout.description(root))["encoding"],
-        PRESETS[preset].tiling(mirror=False),
+        PRESETS[preset].judging(),
     )
-    network = as_network(load_network(checkpoint, preset), torch.device(device))
-    return round(judge.instance_f1(network)["mean of modalities"], 4)
+    judged = judge.look(load_network(checkpoint, preset), torch.device(device))
+    return round(means(judged)["mean of modalities"], 4)

@@ -154,6 +154,7 @@ def _size_network(
         return None
     state = torch.load(path, weights_only=True)
     about = {"iterations": state["iteration"], "hours": round(state["seconds"] / 3600, 2)}
+    about |= {"started_from": state["start"]} if state.get("start") else {}
     return dict(start_tensors(path)), about
 
 
