@@ -210,4 +210,5 @@ def hand_over(asked: Lab, found: Survey, start: Start, held_out: int) -> None:
     }
     export([folder], start.preset, asked.out, False, None, start.size_of, [own])
     for shown in ("training.png", page.NAME):
-        shutil.copyfile(place / shown, asked.out / shown)
+        if (place / shown).exists():  # no page yet of an interrupted training whose time was over
+            shutil.copyfile(place / shown, asked.out / shown)

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from conftest import PICTURES, REUNET, ROOT
+from conftest import PICTURES, REUNET, ROOT, SAMPLES
 from reunet import load_model, segment
 from reunet.options import Options
 
@@ -37,6 +37,12 @@ def test_every_example_is_run_here() -> None:
     assert names
     assert all(f'run("{name}"' in here.replace("\n        ", "") for name in names)
     assert all(name in listed for name in names)
+
+
+def test_there_is_an_example_for_everyone() -> None:
+    """One image, a folder, a slide, a cluster, training."""
+    for name in ("one_image.py", "folder.py", "slide.py", "snakemake/Snakefile", "train.sh"):
+        assert (EXAMPLES / name).is_file(), name
 
 
 @pytest.fixture
@@ -107,3 +113,30 @@ def test_training(images: Path, tmp_path: Path) -> None:
     told = run("train.sh", *folders, "--dry-run", "--hours", "1")
     assert "found 2 images with labels" in told
     assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("nnunetv2"), reason="nnU-Net is not installed")
+def test_training_on_a_real_sample(tmp_path: Path) -> None:
+    """Eight crops of nuclei: what was held out is found as well as before, and labels are made."""
+    name = "bbbc039__IXMtest_D20_s9"
+    pixels = np.asarray(Image.open(SAMPLES / f"images/{name}.png"))
+    truth = tifffile.imread(SAMPLES / f"labels/{name}_label.tiff")
+    folders = tmp_path / "images", tmp_path / "labels"
+    for folder in folders:
+        folder.mkdir()
+    for n in range(8):
+        crop = np.s_[n // 4 * 260 : n // 4 * 260 + 260, n % 4 * 174 : n % 4 * 174 + 174]
+        Image.fromarray(pixels[crop]).save(folders[0] / f"crop{n}.png")
+        tifffile.imwrite(folders[1] / f"crop{n}_label.tiff", truth[crop])
+    weights, found = tmp_path / "weights", tmp_path / "found"
+    told = run("train.sh", *folders, weights, folders[0], found, "--hours", "0.03")
+    assert "F1 on 2 held-out images: " in told
+    with (weights / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    before, after = (np.mean([float(row[when]) for row in rows]) for when in ("before", "after"))
+    assert before > 0.7
+    assert after > before - 0.03
+    for n in range(8):
+        assert tifffile.imread(found / f"crop{n}_label.tiff").max() > 3
+        assert (found / f"crop{n}_overlay.png").exists()

@@ -306,9 +306,6 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert bundle.about["use"].startswith("free")
     with (out / "evaluation.csv").open() as file:
         judged = [row["image"] for row in csv.DictReader(file)]
-    page = (out / "predictions.html").read_text(encoding="utf-8")
-    assert "held out" in page
-    assert all(f"<th>{name.removesuffix('.png')}<p>" in page for name in judged)
     folds = json.loads(next(out.rglob("splits_final.json")).read_text())
     assert sorted(judged) == sorted(f"{case}.png" for case in folds[0]["val"])
     weights = [*out.rglob("*.pth"), *out.rglob("*.safetensors")]

@@ -694,6 +694,9 @@ def test_a_complete_round_tells_whether_it_helped(
     monkeypatch.setattr(rounds, "train_fold", train_fold)
     said: list[str] = []
     rounds.self_train(replace(labelling(plan, reject=False), early_stop=True), said.append)
+    assert [line for line in said if "warning" in line] == [
+        "warning: round2: worse than its teacher: export that one, with --stage round1"
+    ]
     assert dataset.read_json(plan.root / "rounds" / "round1" / "complete.json")["helped"]
     assert not dataset.read_json(plan.root / "rounds" / "round2" / "complete.json")["helped"]
     assert not (plan.root / "rounds" / "round3").exists()

@@ -573,6 +573,25 @@ def test_a_dry_run_of_a_stage_tells_where_it_stands(prepared: Path) -> None:
     assert not (prepared / "results").exists()
 
 
+def test_a_dry_run_of_the_size_network_does_nothing(
+    labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, labels = labelled
+    for path in images.iterdir():
+        if path.stem != "good":
+            path.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    folders = [str(images), str(labels), "--root", str(tmp_path / "dry")]
+    result = CliRunner().invoke(main, ["size", *folders, "--dry-run", "--hours", "2"])
+    assert result.output.startswith("size: 1 images to learn from for 2 h, into ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_step_has_a_dry_run() -> None:
+    for command in main.commands.values():
+        assert "--dry-run" in {name for option in command.params for name in option.opts}
+
+
 def test_a_training_is_told_in_one_line_an_epoch() -> None:
     figures = {"epoch": 3.0, "train_loss": 0.25, "val_loss": 0.5}
     assert epoch_line(figures) == "epoch 3: loss 0.250, held out 0.500"

@@ -19,7 +19,7 @@ from reunet.training import layout
 from reunet.training.data.dataset import cases_folder, read_json, write_json
 from reunet.training.fit import jobs
 from reunet.training.fit.validate import fold_f1
-from reunet.training.presets import EARLY_STOP, ROUNDS
+from reunet.training.presets import EARLY_STOP, ROUNDS, STAGES
 from reunet.training.selftrain.expected import expectations
 from reunet.training.selftrain.parallel import run_each
 from reunet.training.selftrain.pseudo import Labelling, Round, is_labelled, label_images
@@ -245,7 +245,8 @@ def finish(
     write_json(layout.round_marker(plan.root, stage), done)
     say(f"{stage}: F1 on the validation folds {after}, its teacher's {before}")
     if before is not None and after is not None and after < before:
-        say(f"warning: {stage}: worse than its teacher, which stays the one to export")
+        teacher = STAGES[STAGES.index(stage) - 1]
+        say(f"warning: {stage}: worse than its teacher: export that one, with --stage {teacher}")
     return done
 
 
