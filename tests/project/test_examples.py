@@ -2,10 +2,12 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +142,76 @@ def test_training_on_a_real_sample(tmp_path: Path) -> None:
     for n in range(8):
         assert tifffile.imread(found / f"crop{n}_label.tiff").max() > 3
         assert (found / f"crop{n}_overlay.png").exists()
+
+
+def command_of_the_module(**words: str) -> str:
+    """What Nextflow's shell would run: the script block of the process, its variables filled in."""
+    module = (EXAMPLES / "nextflow/main.nf").read_text(encoding="utf-8")
+    script = module.partition('script:\n    """\n')[2].partition('"""')[0]
+    for name, value in words.items():
+        script = script.replace(f"${{{name.replace('_', '.')}}}", value)
+    assert "${" not in script
+    return script.replace("\\$", "$")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_command_of_the_nextflow_module(images: Path, tmp_path: Path, broken: bool) -> None:
+    """As the engine, which cannot be had here, would: images linked into a folder of the task. An
+    image that cannot be read costs the others nothing."""
+    if broken:
+        (images / "b.png").write_text("no image")
+    task = tmp_path / "task"
+    task.mkdir()
+    for image in images.iterdir():
+        (task / image.name).symlink_to(image)
+    names = sorted(path.name for path in images.iterdir())
+    command = command_of_the_module(task_cpus="1", images=" ".join(names))
+    path = f"{REUNET.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(["bash", "-ue", "-c", command], cwd=task, check=True, env=environment)
+    assert sorted(p.name for p in task.glob("labels/*_label.tiff")) == [
+        "a_label.tiff", "c_label.tiff"
+    ]  # fmt: skip
+    errors = (task / "errors.txt").read_text()
+    assert ("b.png: not a PNG" in errors) == broken
+    assert ("error" in errors) == broken
+    nothing = command.replace(" labels ", " labels --no-such-option ")
+    assert subprocess.run(["bash", "-ue", "-c", nothing], cwd=task, env=environment).returncode
+
+
+@pytest.fixture(scope="module")
+def snakemake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine, from its package registry, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("snakemake") / "env"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "snakemake==9.27.1"], check=True, timeout=600)
+    return folder / "bin/snakemake"
+
+
+@pytest.mark.slow
+def test_snakemake(images: Path, tmp_path: Path, snakemake: Path) -> None:
+    """Chunks of one image; once a broken one is repaired only that is made."""
+    (images / "b.png").write_text("no image")
+    labels = tmp_path / "labels"
+    environment = {**os.environ, "PATH": f"{REUNET.parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [
+        snakemake, "-s", EXAMPLES / "snakemake/Snakefile", "--cores", "2", "--keep-going",
+        "--config", f"images={images}", f"labels={labels}", "chunk=1",
+    ]  # fmt: skip
+    how: dict[str, Any] = {
+        "cwd": tmp_path,
+        "env": environment,
+        "capture_output": True,
+        "text": True,
+    }
+    failed = subprocess.run(command, **how)
+    assert failed.returncode == 1
+    assert "b.png: not a PNG" in failed.stderr
+    there = {path.name: path.stat().st_mtime_ns for path in labels.glob("*_label.tiff")}
+    assert sorted(there) == ["a_label.tiff", "c_label.tiff"]
+    shutil.copy(images / "a.png", images / "b.png")
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0, done.stderr
+    assert all((labels / name).stat().st_mtime_ns == time for name, time in there.items())
+    assert (labels / "b_label.tiff").exists()
