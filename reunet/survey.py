@@ -58,6 +58,12 @@ class View:
     wanted: Wanted | None = None
     part: Part | None = None
 
+    @property
+    def plan(self) -> str:
+        """All that a map of it depends on beside the file and the networks, in exact numbers."""
+        numbers = [*self.scaling.mean.ravel().tolist(), *self.scaling.std.ravel().tolist()]
+        return f"{self.of} {self.shape} {self.box} {numbers}"
+
 
 def survey(source: Source, model: Model, options: Options) -> View:
     """Read an image for its statistics. Raises ImageError where it cannot be read."""

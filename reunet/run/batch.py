@@ -31,6 +31,7 @@ from reunet.io.source import Source, is_large, open_source
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import Seen, find_cells, region_of, see, what_fits
+from reunet.run.begun import MapOnDisk
 from reunet.run.finish import pixel_size_of, write_cells
 from reunet.run.planes import segment_planes
 from reunet.run.resume import cells_of_kept_label, image_hash, settings_line
@@ -75,6 +76,7 @@ class _Job:
     source: Source | None = None
     planes: Mapping[str, int] | None = None  # of a stack whose every plane gets its label
     seen: Seen | None = None
+    begun: MapOnDisk | None = None  # of a slide
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -89,6 +91,8 @@ class _Job:
             raise
         except Exception as error:
             self.outcome.error = in_one_line(self.outcome.image, error)
+            if self.begun and isinstance(error, ImageError):  # a file is at fault, not the machine
+                self.begun.discard()
         self.outcome.seconds[name] = time.perf_counter() - started
 
 
@@ -238,8 +242,13 @@ def _classify(run: _Run, job: _Job) -> None:
         if is_large(source.whole):
             check_room(outcome.label, int(4 * prod(source.whole) * LABEL_SHARE))
         watch = Watch(partial(run.tell, outcome.image)) if run.tell else None
-        job.seen = see(view, model, options, partial(zeros, label=outcome.label), watch)
-        outcome.notes += job.seen.notes
+        if source.is_slide:
+            tiling = model.tiling(options)
+            made_from = f"{run.origin(job)}\n{model.folds} {tiling} {view.plan}"
+            job.begun = MapOnDisk(outcome.label, made_from, run.resume)
+        place = partial(zeros, label=outcome.label)
+        job.seen = see(view, model, options, place, watch, job.begun)
+        outcome.notes += (*(job.begun.notes if job.begun else ()), *job.seen.notes)
 
 
 def _finish(run: _Run, job: _Job) -> Outcome:
@@ -257,6 +266,8 @@ def _finish(run: _Run, job: _Job) -> Outcome:
             kept = write_cells(outcome.label, cells, origin, job.pixel_size, run.options)
             outcome.cells = len(kept) - 1
             outcome.agreement = None if agreement is None else agreement[kept]
+            if job.begun:
+                job.begun.discard()
     return outcome
 
 
