@@ -39,7 +39,7 @@ def run(
     machines: Machines,
     tell: Callable[[Path, int, int], None],
 ) -> Generator["Outcome"]:
-    """The outcomes of all images. tell: is told of tiles, where they are done here. Raises
+    """The outcomes of all images. tell: is told of tiles, where they are added up here. Raises
     CannotStart where there is no cluster to be had."""
     if machines.scheduler is None and machines.workers is None:
         from reunet.run.batch import segment_files
@@ -48,13 +48,21 @@ def run(
             found.images, output, model, options, resume=resume, tell=tell, labels=found.labels
         )
         return
-    from reunet.run.distributed import CannotDistribute, cluster, segment_on_workers
+    from reunet.run.distributed import segment_on_workers
+    from reunet.run.workers import CannotDistribute, cluster
 
     device = machines.device
     try:
         with cluster(machines.scheduler, machines.workers) as client:
             yield from segment_on_workers(
-                client, found.labels, output, model, options, device=device, resume=resume
+                client,
+                found.labels,
+                output,
+                model,
+                options,
+                device=device,
+                resume=resume,
+                tell=tell,
             )
     except CannotDistribute as error:
         raise CannotStart(str(error)) from error

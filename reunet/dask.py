@@ -9,14 +9,13 @@ are the same to the bit, and no cell ends at the edge of a block. Legend: H, W p
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reunet.errors import ReUNetWarning
-from reunet.inference.ensemble import Network
 from reunet.io.images import Picture, as_picture
 from reunet.io.scratch import zeros as scratch
 from reunet.io.source import Source
@@ -31,14 +30,13 @@ from reunet.pipeline import (
     see,
     what_fits,
 )
-from reunet.run.distributed import Weights, logits_here, weights_of
+from reunet.run.tiles import on_workers
 from reunet.survey import survey
 
 if TYPE_CHECKING:
     from dask.array import Array
     from distributed import Client
 
-TILES = 64  # that are on their way to workers and back at a time; one takes 7 MB
 ROWS = 256  # px, of a band at least
 
 
@@ -76,7 +74,7 @@ def segment_dask(
     view = survey(source, model, options)
     few, asked, told = what_fits(view, model, replace(options, budget=None), 0.0, {})
     client = client or _current_client()
-    remote = _on_workers(few, client) if client else few
+    remote = on_workers(few, client) if client else few
     seen = see(view, remote, asked, scratch)
     for note in (*view.notes, *told, *(part.notes if part else ()), *seen.notes):
         warnings.warn(note, ReUNetWarning, stacklevel=2)
@@ -111,20 +109,3 @@ def _current_client() -> "Client | None":
         return get_client()
     except (ImportError, ValueError):
         return None
-
-
-def _on_workers(model: Model, client: "Client") -> Model:
-    """The same model, whose networks compute on workers, many tiles at once."""
-    weights = weights_of(model, model.device)
-    networks = tuple(_network(client, weights, n) for n in range(len(model.folds)))
-    return replace(model, networks=networks, batch=4 * TILES)
-
-
-def _network(client: "Client", weights: Weights, fold: int) -> Network:
-    def network(tiles: np.ndarray) -> np.ndarray:
-        """(N, 3, h, w) to (N, C, h, w), each computed wherever there is time."""
-        tasks = [client.submit(logits_here, weights, fold, tile, pure=False) for tile in tiles]
-        logits: Sequence[np.ndarray] = client.gather(tasks)
-        return np.stack(logits)
-
-    return network

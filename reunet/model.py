@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Model:
     batch: int = 1  # mirror images of tiles that it takes at once
     size_network: SizeNetwork | None = None  # estimates the size of cells
     precision: Precision = "f32"  # of products in the networks, but for the size network's
+    together: Callable[[Sequence[Network]], Ensemble] = ensemble_of  # how folds predict as one
 
     def tiling(self, options: Options = Options()) -> Tiling:  # noqa: B008 - it is frozen
         """How `sliding_window` cuts images for this model."""
@@ -56,7 +57,7 @@ class Model:
     def ensembles(self, vote: bool) -> list[Ensemble]:
         """Those that each make a map of an image: one a fold where folds vote, or one of all."""
         groups = [(fold,) for fold in self.networks] if vote else [self.networks]
-        return [ensemble_of(group) for group in groups]
+        return [self.together(group) for group in groups]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What `received` makes a model of again."""

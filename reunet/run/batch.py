@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from reunet.errors import ImageError, WeightsError, image_error, one_line
+from reunet.errors import ImageError, ReUNetError, WeightsError, image_error, one_line
 from reunet.inference.budget import TileSeconds, seconds_since_start
 from reunet.inference.watch import Watch
 from reunet.io.collection import label_paths, short_name
@@ -275,6 +275,8 @@ def in_one_line(image: Path, error: Exception) -> str:
     """Whatever went wrong with an image: file, cause, way out."""
     if isinstance(error, ImageError):
         return str(error)
+    if isinstance(error, ReUNetError):
+        return one_line(f"{image}: {error}")
     cause, way_out = str(error)[:CAUSE_AT_MOST], "report it, with the image if you can"
     if isinstance(error, MemoryError | RuntimeError):  # a backend has no kind of its own for these
         cause, way_out = cause or "out of memory", "crop the image, or try --device cpu"

@@ -1,96 +1,32 @@
 """One run on many machines: Dask hands out images, every worker segments them as `batch` does.
 
 Files are on a folder that all machines share, under the same path. A task is an image (or those few
-whose labels would bear one name); Dask gives it to another worker where one dies. A worker loads
-the model with its first task. Nothing of Dask is imported unless this module is used (extra
-`dask`).
+whose labels would bear one name); Dask gives it to another worker where one dies. Where there are
+fewer images than workers, these share every slide (`tiles`). A worker loads the model with its
+first task. Nothing of Dask is imported unless this module is used (extra `dask`).
 """
 
 import contextlib
-import secrets
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-import reunet
-from reunet.errors import WeightsError, image_error, message_of
+from reunet.errors import ImageError, image_error
 from reunet.io.atomic import locked
-from reunet.model import Model, default_weights, load_model
-from reunet.network.bundle import open_bundle
+from reunet.io.source import slide_shape
+from reunet.model import Model
 from reunet.options import Options
 from reunet.run.batch import Outcome, segment_files
-from reunet.run.resume import bundle_hash, model_hash
+from reunet.run.tiles import on_workers
+from reunet.run.workers import Weights, check_workers, model_here, weights_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-SECONDS = 15  # that a scheduler or its first worker may take to answer
 AHEAD = 1000  # tasks that are handed out before the first of them is done
 LOCK = ".reunet-run"  # in the folder of the labels, while a run writes there
-
-
-class CannotDistribute(ValueError):
-    """A scheduler or workers that cannot be used. One line."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Which model a worker is to load."""
-
-    folder: Path
-    hash: str
-    folds: tuple[str, ...]
-    device: str
-    precision: str = "f32"  # on a CPU
-
-
-def weights_of(model: Model, device: str) -> Weights:
-    """What workers are told about a model. device: that they are to use."""
-    number = model.precision if model.device == "cpu" else "auto"
-    return Weights(
-        model.bundle.folder.resolve(), model_hash(model), tuple(model.folds), device, number
-    )
-
-
-@contextlib.contextmanager
-def cluster(scheduler: str | None, workers: int | None) -> "Iterator[Client]":
-    """A connection to a scheduler, or to one of our own with so many worker processes here.
-
-    Raises CannotDistribute where Dask is not installed, nobody answers or there is no worker.
-    """
-    try:
-        import distributed
-    except ImportError as error:
-        raise CannotDistribute("Dask is not installed: pip install 'reunet[dask]'") from error
-    import logging
-
-    for name in ("distributed", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters is told in one line
-    with contextlib.ExitStack() as stack:
-        try:
-            if scheduler is None:
-                own = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-                )
-                client = distributed.Client(stack.enter_context(own), timeout=SECONDS)
-            else:
-                client = distributed.Client(scheduler, timeout=SECONDS)
-            stack.enter_context(client)
-        except (OSError, ValueError, RuntimeError) as error:
-            cause = f"no Dask scheduler answers there ({message_of(error)})"
-            raise CannotDistribute(f"{scheduler}: {cause}; start one: dask scheduler") from error
-        try:
-            client.wait_for_workers(1, timeout=SECONDS)
-        except TimeoutError as error:
-            raise CannotDistribute(
-                f"{scheduler}: has no workers; start some: dask worker {scheduler}"
-            ) from error
-        yield client
 
 
 def segment_on_workers(
@@ -102,101 +38,74 @@ def segment_on_workers(
     *,
     device: str = "auto",
     resume: bool = False,
+    tell: Callable[[Path, int, int], None] | None = None,
 ) -> Generator[Outcome]:
     """`batch.segment_files` by the workers of a cluster: the same labels, to the bit.
 
     labels: by image, where its label goes. model: tells which weights; the client's own computes
-    nothing. device: of the workers. Yields an Outcome an image, in order. An image that costs one
-    worker after the other its life is an error. Raises CannotDistribute where a worker sees other
-    weights, another version or other folders, and ImageError where another run writes into
-    `output`.
+    nothing but the size of the cells of slides that workers share. device: of the workers. tell: of
+    the tiles of such slides. Yields an Outcome an image, in order. An image that costs one worker
+    after the other its life is an error. Raises CannotDistribute where a worker sees other weights,
+    another version or other folders, and ImageError where another run writes into `output`.
     """
     weights = weights_of(model, device)
     with _held(output):
         check_workers(client, weights, [*labels], output)
-        waiting: deque[tuple[list[Path], Future]] = deque()
-        for group in _groups(labels):
-            told = {image.absolute(): labels[image].absolute() for image in group}
-            task = client.submit(
-                segment_here, told, output.absolute(), weights, options, resume, pure=False
+        shared = _to_share([*labels], len(client.nthreads()))
+        elsewhere = _for_other_folders(options)
+        waiting: deque[tuple[list[Path], Future | None]] = deque()
+
+        def outcomes(group: list[Path], task: "Future | None") -> Iterator[Outcome]:
+            """Those of a task; of a slide that is shared, it is done now."""
+            if task is not None:
+                return _outcomes(group, task, labels)
+            spread, of_these = on_workers(model, client, device), {i: labels[i] for i in group}
+            return segment_files(
+                group, output, spread, options, resume=resume, tell=tell, labels=of_these
             )
+
+        for group in _groups(labels):
+            task = None
+            if group[0] not in shared:
+                told = {image.absolute(): labels[image].absolute() for image in group}
+                task = client.submit(
+                    segment_here, told, output.absolute(), weights, elsewhere, resume, pure=False
+                )
             waiting.append((group, task))
             if len(waiting) >= AHEAD:
-                yield from _outcomes(*waiting.popleft(), labels)
+                yield from outcomes(*waiting.popleft())
         while waiting:
-            yield from _outcomes(*waiting.popleft(), labels)
+            yield from outcomes(*waiting.popleft())
+
+
+def _to_share(images: Sequence[Path], workers: int) -> set[Path]:
+    """The slides whose tiles are handed out, because there are not images enough for all."""
+    if len(images) >= workers:
+        return set()
+    slides = set()
+    for image in images:
+        with contextlib.suppress(ImageError):  # whoever segments it will tell
+            if slide_shape(image):
+                slides.add(image)
+    return slides
+
+
+def _for_other_folders(options: Options) -> Options:
+    """The same options where another folder is the current one."""
+    region = options.region
+    if isinstance(region, str) and Path(region).is_file():
+        return replace(options, region=str(Path(region).absolute()))
+    return options
 
 
 def segment_here(
     labels: Mapping[Path, Path], output: Path, weights: Weights, options: Options, resume: bool
 ) -> list[Outcome]:
     """What a worker does with a task."""
-    model = _model(weights)
+    model = model_here(weights)
     for label in labels.values():
         label.parent.mkdir(parents=True, exist_ok=True)
     return [*segment_files([*labels], output, model, options, resume=resume, labels=labels)]
-
-
-def logits_here(weights: Weights, fold: int, tile: np.ndarray) -> np.ndarray:
-    """What a worker's network says of one tile of an array: (3, h, w) to (C, h, w) float32."""
-    logits: np.ndarray = _model(weights).networks[fold](np.ascontiguousarray(tile[np.newaxis]))[0]
-    return logits
-
-
-@lru_cache(maxsize=1)
-def _model(weights: Weights) -> Model:
-    """The model, loaded once a worker. Raises WeightsError where this machine has others, and
-    ValueError where it lacks the device or computes in another precision."""
-    folder = _folder_here(weights)
-    return load_model(folder, weights.device, weights.folds, weights.precision)
-
-
-def _folder_here(weights: Weights) -> Path:
-    """Where a worker finds the weights: under the client's path, or those that came with it."""
-    found = []
-    for folder in (weights.folder, None):
-        with contextlib.suppress(WeightsError):
-            bundle = open_bundle(folder or default_weights())
-            found.append(bundle_hash(bundle))
-            if found[-1] == weights.hash:
-                return bundle.folder
-    has = f"has {' and '.join(dict.fromkeys(found))}" if found else "has none"
-    needs = f"the worker needs weights {weights.hash} and {has}"
-    raise WeightsError(f"{weights.folder}: {needs}; copy the bundle there")
-
-
-def check_workers(client: "Client", weights: Weights, images: Sequence[Path], output: Path) -> None:
-    """Raise CannotDistribute, in one line, for the first worker that could not do its work."""
-    token = output / f".reunet-{secrets.token_hex(8)}"
-    try:
-        token.touch()
-        told = client.run(
-            complaint, weights, images[0].absolute(), token.absolute(), reunet.__version__,
-            on_error="return",
-        )  # fmt: skip
-    finally:
-        token.unlink(missing_ok=True)
-    for worker, answer in told.items():
-        if isinstance(answer, BaseException):  # it could not even import this module
-            cause = message_of(RuntimeError(f"{type(answer).__name__}: {answer}"))
-            answer = f"reunet {reunet.__version__} does not run there ({cause})"
-        if answer:
-            raise CannotDistribute(f"worker {worker}: {answer}")
-
-
-def complaint(weights: Weights, image: Path, token: Path, version: str) -> str | None:
-    """What keeps this worker from its work, in one line; None for nothing."""
-    if reunet.__version__ != version:
-        return f"has reunet {reunet.__version__}, not {version}; install the same"
-    if not image.exists():
-        return f"does not see {image}; mount the folder of the images under the same path"
-    if not token.exists():
-        return f"does not see {token.parent}; mount the folder of the labels under the same path"
-    try:
-        _model(weights)
-    except ValueError as error:  # a WeightsError is one
-        return message_of(error)
-    return None
 
 
 @contextlib.contextmanager

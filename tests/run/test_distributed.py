@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import ROOT, SAMPLE_IMAGES
+from reunet.model import load_model
+from reunet.options import Options
+from reunet.run.batch import Outcome, segment_files
 
 pytest.importorskip("distributed")
 IMAGES = 12
@@ -159,7 +163,7 @@ def test_workers_with_other_weights_are_refused(
 ) -> None:
     """The client's bundle lies where the worker does not look: a folder that is gone by then."""
     from reunet.model import default_weights
-    from reunet.run.distributed import CannotDistribute, Weights, check_workers, cluster
+    from reunet.run.workers import CannotDistribute, Weights, check_workers, cluster
 
     worker = start_worker(scheduler, {**ENV, "REUNET_WEIGHTS": str(tmp_path)})
     try:
@@ -178,7 +182,7 @@ def test_workers_with_other_weights_are_refused(
 
 def test_what_a_worker_complains_of(images: Path, tmp_path: Path) -> None:
     import reunet
-    from reunet.run.distributed import Weights, complaint
+    from reunet.run.workers import Weights, complaint
 
     weights, image = Weights(tmp_path, "0", ("all",), "cpu"), next(images.iterdir())
     assert "install the same" in (complaint(weights, image, tmp_path, "0.0") or "")
@@ -213,7 +217,7 @@ def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
     from reunet import load_model, segment
     from reunet.dask import segment_dask
     from reunet.io.images import read_image
-    from reunet.run.distributed import cluster
+    from reunet.run.workers import cluster
 
     one = read_image(sorted(SAMPLE_IMAGES.iterdir())[0]).pixels
     image = np.tile(one, (7, 7, 1))[:701, :650]
@@ -250,3 +254,97 @@ def test_an_array_of_dask_is_done_as_options_and_notes_say(bundle: Path) -> None
     assert np.array_equal(found.compute(), wanted)
     assert {str(one.message) for one in also} == {str(one.message) for one in told}
     assert any("quality fast" in str(one.message) for one in told)
+
+
+# --- one slide, whose tiles the workers share
+
+
+@pytest.fixture
+def slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What counts as one here; workers never see the file."""
+    import tifffile
+
+    from reunet.io import source
+
+    monkeypatch.setattr(source, "SLIDE_PIXELS", 500_000)
+    one = np.asarray(Image.open(SAMPLE_IMAGES / "usiigaci__set26.png"))
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, np.tile(one, (2, 2))[:1200], tile=(256, 256), compression="zlib")
+    return path
+
+
+OPTIONS = Options(tta=False, diameter=30)  # tiles are cheap, and there are several rows of them
+
+
+def share(
+    scheduler: str, slide: Path, tell: Callable[[Path, int, int], None], resume: bool = False
+) -> list[Outcome]:
+    """What becomes of the slide on workers, and that each of those that live has done its part."""
+    from reunet.run.distributed import segment_on_workers
+    from reunet.run.workers import cluster, model_here
+
+    output = slide.parent / "shared"
+    output.mkdir(exist_ok=True)
+    labels = {slide: output / "slide_label.tiff"}
+    with cluster(scheduler, None) as client:
+        client.wait_for_workers(2, timeout=60)
+        model = load_model(device="cpu")
+        outcomes = [
+            *segment_on_workers(
+                client, labels, output, model, OPTIONS, device="cpu", resume=resume, tell=tell
+            )
+        ]
+        asked = client.run(lambda: model_here.cache_info().hits)  # once a tile
+    assert min(asked.values()) > 1
+    return outcomes
+
+
+def the_same(slide: Path, outcome: Outcome) -> None:
+    alone = slide.parent / "alone"
+    alone.mkdir()
+    [wanted] = segment_files([slide], alone, load_model(device="cpu"), OPTIONS)
+    assert outcome.error is None
+    assert outcome.label.read_bytes() == wanted.label.read_bytes()
+    assert outcome.cells == wanted.cells > 20
+    assert not list(outcome.label.parent.glob(".*"))
+
+
+def test_workers_share_a_slide_and_one_is_killed(
+    scheduler: str, workers: list[subprocess.Popen[str]], slide: Path
+) -> None:
+    told: list[int] = []
+
+    def tell(_: Path, done: int, total: int) -> None:
+        told.append(total)
+        if done == total // 3:
+            end(workers[0])
+
+    [outcome] = share(scheduler, slide, tell)
+    the_same(slide, outcome)
+    assert len(told) == told[-1] > 8
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_shared_slide_that_is_interrupted_goes_on(scheduler: str, slide: Path) -> None:
+    told: list[int] = []
+
+    def tell(_: Path, done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 2 * total // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        share(scheduler, slide, tell)
+    [outcome] = share(scheduler, slide, tell, resume=True)
+    assert any("gone on with below" in note for note in outcome.notes)
+    the_same(slide, outcome)
+
+
+def test_which_images_are_shared(slide: Path, images: Path) -> None:
+    from reunet.run.distributed import _to_share
+
+    small, bad = images / "bad.png", next(images.glob("0_*"))
+    assert _to_share([slide], 2) == {slide}
+    assert _to_share([slide], 1) == set()
+    assert _to_share([slide, small, bad], 4) == {slide}
+    assert _to_share([slide, small, bad], 3) == set()
