@@ -52,6 +52,7 @@ def train(
 
     if not find_spec("nnunetv2") or not find_spec("torch"):
         raise CannotStart(INSTALL)
+    from reunet.errors import reason
     from reunet.training.lab import Lab, train_lab
     from reunet.training.talk import one_line_when_interrupted
 
@@ -61,4 +62,7 @@ def train(
         except ValueError as error:
             raise CannotStart(str(error)) from error
         except (OSError, RuntimeError) as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            told = " ".join(str(error).split())
+            if isinstance(error, OSError) and error.filename:
+                told = f"{error.filename}: {reason(error)}: look to space and rights there"
+            sys.exit(f"error: {told}")

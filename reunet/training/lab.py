@@ -134,15 +134,22 @@ def plan(asked: Lab, found: Survey, start: Start) -> tuple[str, str]:
 
 
 def begin(asked: Lab, found: Survey, start: Start) -> None:
-    """Note what the training is made of. Raises ValueError where another was begun there."""
-    from reunet.training.data.dataset import read_json, write_json
+    """Note what the training is made of.
 
+    Raises ValueError where another was begun there, and for a device that is not here.
+    """
+    from reunet.training.data.dataset import read_json, write_json
+    from reunet.training.fit.device import check_device
+
+    check_device(asked.device)
     about = {"images": str(found.images), "labels": str(found.labels), "start": start.digest}
     about = {k: str(Path(v).resolve()) if k != "start" else v for k, v in about.items()}
     note = asked.root / "about.json"
     if note.exists() and (there := read_json(note)) != about:
         differing = ", ".join(name for name in about if there.get(name) != about[name])
         raise ValueError(f"{asked.out}: was begun with other {differing}: name another folder")
+    if asked.out.exists() and not asked.out.is_dir():
+        raise ValueError(f"{asked.out}: is a file: name a folder")
     if not note.exists() and asked.out.exists() and any(asked.out.iterdir()):
         raise ValueError(f"{asked.out}: holds other files: name a new folder")
     asked.root.mkdir(parents=True, exist_ok=True)

@@ -223,6 +223,7 @@ def test_bad_input_is_one_line(
     card["architecture"]["classes"] = 4
     shutil.copytree(tiny_bundle, tmp_path / "classes")
     (tmp_path / "classes" / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for arguments, words in {
         (tmp_path / "no", data[1], out): "no: no such folder",
         (data[0], empty, out): "no image with a label in",
@@ -231,12 +232,17 @@ def test_bad_input_is_one_line(
         (*data, out, "--start", tmp_path / "classes"): "another number of channels or classes",
         (*data, out, "--start", empty): "card.json",
         (*data, data[0]): "holds other files",
+        (*data, data[0] / "image0.png"): "image0.png: is a file: name a folder",
+        (*data, out, "--device", "cuda"): "PyTorch finds 0 of them here",
     }.items():
         code, lines = run(*arguments)
         assert code == 2
         assert len(lines) - ("found" in lines[0]) * 3 == 1, lines
         assert words in lines[-1]
     assert not out.exists()
+    code, lines = run(*data, data[0] / "image0.png" / "out")
+    assert code == 1
+    assert lines[-1].endswith("not a directory: look to space and rights there")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     code, lines = run(*data, out)
     assert code == 2

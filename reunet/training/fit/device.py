@@ -12,6 +12,18 @@ from reunet.inference.sliding_window import CLASSES
 BF16_CPU = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
+def check_device(name: str, wanted: int = 1) -> None:
+    """Raises ValueError where PyTorch does not find as many devices of a kind as are wanted."""
+    if name == "cpu":
+        return
+    found = torch.cuda.device_count() if name == "cuda" else int(torch.backends.mps.is_available())
+    if found < wanted:
+        raise ValueError(
+            f"--device {name}: PyTorch finds {found} of them here, {wanted} wanted: install a "
+            f"driver and a PyTorch for it, or use --device cpu"
+        )
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Half precision where the device has it: nnU-Net's on GPUs, bfloat16 on new CPUs."""
     if device.type == "cuda":

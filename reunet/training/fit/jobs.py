@@ -69,6 +69,9 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
     check_same(output, job, root)
     if (output / FINAL).exists():
         return output
+    from reunet.training.fit.device import check_device
+
+    check_device(device, num_gpus)
     plans = read_json(layout.plans_file(root, job.preset))
     plans |= {"plans_name": job.plans_name, "reunet": asdict(job)}
     planned = plans["configurations"][CONFIGURATION]
