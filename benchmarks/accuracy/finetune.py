@@ -1,14 +1,12 @@
 """What fine-tuning on a dozen images brings: F1 on other images of their source, before and after.
 
-    python -m benchmarks.accuracy.finetune DATA SOURCE WORK [--images 12] [--hours 0.5] [--score 12]
-        [--start BUNDLE]
+    python -m benchmarks.accuracy.finetune DATA SOURCE WORK [OPTIONS]
 
-DATA: images/, labels/ and meta.csv. IMAGES of the training part of SOURCE, drawn with a seed, are
-copied to WORK and given to `reunet train`, which holds some of them out itself. Scored are images
-of the source that it never saw: its validation part, or where it has none other images and groups.
+DATA: images/, labels/ and meta.csv. Images of the training part of SOURCE, drawn with a seed, are
+given to `reunet train`, which holds some of them out itself. Scored are images of the source that
+it never saw: its validation part, or where it has none other images and groups.
 """
 
-import csv
 import shutil
 import time
 import warnings
@@ -19,6 +17,7 @@ import numpy as np
 
 from reunet import ReUNetWarning, load_model, segment
 from reunet.io.images import read_label
+from reunet.io.meta import read_meta
 from reunet.metric import score_pair
 from reunet.model import default_weights
 from reunet.training.lab import SHIPPED, Lab, train_lab
@@ -28,8 +27,7 @@ FOLDER = click.Path(path_type=Path)
 
 def choose(data: Path, source: str, images: int, score: int) -> tuple[list[str], list[str]]:
     """Names of images to learn from, and of others to be judged by; no group is in both."""
-    with (data / "meta.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == source]
+    rows = [row for row in read_meta(data / "images").values() if row["source"] == source]
     rows = [rows[n] for n in np.random.default_rng(0).permutation(len(rows))]
     learnt = [row for row in rows if row["split"] == "train"][:images]
     groups = {row["group"] for row in learnt}
@@ -52,8 +50,7 @@ def copy(data: Path, names: list[str], work: Path) -> tuple[Path, Path]:
 def scores(data: Path, names: list[str], bundle: Path) -> list[float]:
     """Official F1 of each image, as users segment."""
     warnings.simplefilter("ignore", ReUNetWarning)
-    model = load_model(bundle, "cpu")
-    found = []
+    model, found = load_model(bundle, "cpu"), []
     for name in names:
         image = next((data / "images").glob(f"{name}.*"))
         truth = read_label(data / "labels" / f"{name}_label.tiff")
@@ -74,17 +71,14 @@ def main(
 ) -> None:
     """Train, score before and after, and print one line for docs/results.md."""
     learnt, judged = choose(data, source, images, score)
-    folders = copy(data, learnt, work)
     started = time.monotonic()
-    train_lab(Lab(*folders, work / "bundle", start, hours), click.echo)
+    train_lab(Lab(*copy(data, learnt, work), work / "bundle", start, hours), click.echo)
     minutes = (time.monotonic() - started) / 60
     first = default_weights("cpu") if start == SHIPPED else Path(start)
     before, after = (scores(data, judged, bundle) for bundle in (first, work / "bundle"))
     better = sum(b > a for a, b in zip(before, after, strict=True))
-    click.echo(
-        f"| {source} | {len(learnt)} | {hours * 60:.0f} ({minutes:.0f}) | {len(judged)} | "
-        f"{np.mean(before):.3f} | {np.mean(after):.3f} | {better} |"
-    )
+    cells = f"{len(judged)} | {np.mean(before):.3f} | {np.mean(after):.3f} | {better}"
+    click.echo(f"| {source} | {len(learnt)} | {hours * 60:.0f} ({minutes:.0f}) | {cells} |")
 
 
 if __name__ == "__main__":
