@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import click
 from reunet import cli_doctor, cli_evaluate, cli_outputs, cli_train
 from reunet.cli_help import Taught
 from reunet.cli_inputs import find_inputs, input_options
-from reunet.cli_machines import Machines, check_outputs, run
+from reunet.cli_machines import Machines, run
 from reunet.cli_outputs import (
     FOLDER,
     CannotStart,
@@ -197,13 +197,11 @@ def predict(
     makers = makers_of(overlays, table, html, formats)
     done: list[Outcome] = []
     with interruptible(done), one_line_warnings() as warned:
-        check_outputs(bool(makers), recursive, options)
         found = find_inputs(sources, output, recursive, quiet)
         images = found.images
         model = start(output, weights, device, folds, precision)
-        for folder in {label.parent for label in found.labels.values()}:
-            folder.mkdir(parents=True, exist_ok=True)
-        talk = Talk(Manner(quiet, verbose, log_json), len(images), done)
+        make_folders(found.labels.values())
+        talk = Talk(Manner(quiet, verbose, log_json), len(images), done, output)
         started = time.monotonic()
         machines = Machines(scheduler, workers, device)
         outcomes = run(found, output, model, options, resume, machines, talk.tile)
@@ -230,6 +228,18 @@ def predict(
                 outcomes = reporting(outcomes, output / REPORT, len(images), about, warned)
         complete = show(outcomes, talk)
     talk.end(model.device, time.monotonic() - started, complete)
+
+
+def make_folders(labels: Iterable[Path]) -> None:
+    """Folders for the labels, without what killed runs left there. Raises CannotStart."""
+    from reunet.io.atomic import remove_leftovers
+
+    for folder in {label.parent for label in labels}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotStart(f"{folder}: cannot be created: {error.strerror}") from error
+        remove_leftovers(folder)
 
 
 @contextlib.contextmanager

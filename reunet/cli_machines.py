@@ -21,15 +21,6 @@ class Machines(NamedTuple):
     device: str
 
 
-def check_outputs(makers: bool, recursive: bool, options: Options) -> None:
-    """Raise CannotStart where outputs beside labels cannot be had."""
-    if makers and recursive:
-        way_out = "leave them out, or run reunet export on each afterwards"
-        raise CannotStart(f"outputs beside labels are made folder by folder: {way_out}")
-    if makers and options.plane == "all":
-        raise CannotStart("outputs beside labels are of single planes: leave them out")
-
-
 def run(
     found: Found,
     output: Path,

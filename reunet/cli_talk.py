@@ -45,11 +45,12 @@ def talk_options(command: Callable[..., None]) -> Callable[..., None]:
 class Talk:
     """Tells of one run of `total` images. `tile` and `image` are called as it goes on.
 
-    done: receives the outcomes, so that whoever is interrupted knows them.
+    done: receives the outcomes, so that whoever is interrupted knows them. output: folder of the
+    labels, whose sub-folders are told.
     """
 
-    def __init__(self, manner: Manner, total: int, done: "list[Outcome]") -> None:
-        self.manner, self.total, self.done = manner, total, done
+    def __init__(self, manner: Manner, total: int, done: "list[Outcome]", output: Path) -> None:
+        self.manner, self.total, self.done, self.output = manner, total, done, output
         self.on_terminal = sys.stderr.isatty() and not (manner.quiet or manner.as_json)
         self._bar: Any = None
         self._position = self._begun = 0
@@ -106,7 +107,7 @@ class Talk:
         if self.manner.as_json:
             from reunet.run.report import entry_of
 
-            self._event("image", **entry_of(outcome))
+            self._event("image", **entry_of(outcome, self.output))
         elif self.on_terminal:
             self._move(len(self.done) * PARTS, "")
         elif not self.manner.quiet:
@@ -128,7 +129,7 @@ class Talk:
             sys.exit(1)
 
     def _line(self, outcome: "Outcome") -> str:
-        line = cells_line(outcome)
+        line = cells_line(outcome, self.output)
         if self.manner.verbose and outcome.seconds:
             line += f" ({', '.join(f'{k} {v:.2f} s' for k, v in outcome.seconds.items())})"
         return line
@@ -173,10 +174,12 @@ def messages(outcome: "Outcome") -> Iterator[str]:
     yield from (one_line(f"error: {line}") for line in outcome.unwritten)
 
 
-def cells_line(outcome: "Outcome") -> str:
+def cells_line(outcome: "Outcome", output: Path) -> str:
     """How many cells an image has."""
+    from reunet.io.collection import place_of
+
     cells = "failed" if outcome.error else f"{outcome.cells} cells"
-    return _printable(f"{outcome.image.name}: {cells}")
+    return _printable(f"{place_of(outcome.label, output) / outcome.image.name}: {cells}")
 
 
 def summary_line(done: Sequence["Outcome"], total: int) -> str:

@@ -40,6 +40,11 @@ def label_paths(images: Sequence[Path], output: Path, root: Path | None = None) 
             for path, name in names.items()}  # fmt: skip
 
 
+def place_of(label: Path, output: Path) -> Path:
+    """The sub-folder of `output` that a label lies in; none where it lies elsewhere."""
+    return label.parent.relative_to(output) if label.parent.is_relative_to(output) else Path()
+
+
 def _name(stem: str, short: str, stems: set[str]) -> str:
     return stem if len(stems) > 1 else short
 

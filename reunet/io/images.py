@@ -129,14 +129,14 @@ def _within_reason(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return (np.where(bad, pixels.dtype.type(0), pixels) if bad.any() else pixels), notes
 
 
-def read_label(path: Path) -> np.ndarray:
-    """Read an instance label image (TIFF or PNG).
+def read_label(path: Path, plane: int | None = None) -> np.ndarray:
+    """Read an instance label image (TIFF or PNG). plane: of one that is a stack.
 
     Returns (H, W) in the file's integer dtype (int64 for bilevel and float files). A palette
     counts by its indices, and floats are accepted while they are whole numbers. Raises ImageError
     for colour images, stacks, fractions and negative values.
     """
-    stored, notes = _decode(path, as_shown=False)
+    stored, notes = _decode(path, as_shown=False, selection=Selection(plane=plane))
     way_out = "labels are one plane of whole numbers, 0 for background"
     if stored.ndim != 2 or notes:
         raise image_error(path, notes[0] if notes else f"has shape {stored.shape}", way_out)

@@ -8,20 +8,21 @@ go one way, and nothing that goes wrong here costs a label.
 import json
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from reunet.errors import ImageError, image_error
 from reunet.inference.scale import windows
-from reunet.io.collection import case_names
+from reunet.io.collection import case_names, place_of
 from reunet.io.export.measure import Rows
 from reunet.io.export.segmented import Segmented
 from reunet.io.export.writers import Writer, unexpected, writing
-from reunet.io.images import list_images, read_label, read_pixel_size
+from reunet.io.images import list_images, planes_of, read_label, read_pixel_size
 from reunet.io.labels import read_origin
 from reunet.io.pixel_size import PixelSize
-from reunet.io.selection import EVERYTHING, Selection
+from reunet.io.selection import ALL, EVERYTHING, Selection
 from reunet.io.source import Source, stream
 from reunet.run.batch import Outcome
 from reunet.run.report import REPORT
@@ -39,6 +40,7 @@ class Pair:
     label: Path
     image: Path | None
     selection: Selection = EVERYTHING  # which of its channels and planes the label is of
+    plane: int | None = None  # of a label file that is a stack
 
 
 def with_outputs(
@@ -59,21 +61,39 @@ def with_outputs(
             if outcome.error:
                 yield outcome
                 continue
+            seconds = sum(outcome.seconds.values()) or None
             try:
-                found = segmented(Pair(outcome.label, outcome.image, selection), pixel_size)
-                seconds = sum(outcome.seconds.values()) or None
-                found = replace(
-                    found,
-                    notes=tuple(dict.fromkeys((*outcome.notes, *found.notes))),
-                    seconds=None if outcome.kept else seconds,
-                    agreement=outcome.agreement,
-                )
-                outcome.unwritten = add(found)
+                for found in planes_segmented(
+                    Pair(outcome.label, outcome.image, selection), pixel_size
+                ):
+                    found = replace(
+                        found,
+                        notes=tuple(dict.fromkeys((*outcome.notes, *found.notes))),
+                        seconds=None if outcome.kept or not seconds else seconds / found.planes,
+                        agreement=outcome.agreement,
+                        place=place_of(outcome.label, folder),
+                    )
+                    outcome.unwritten += add(found)
             except ImageError as error:
-                outcome.unwritten = (str(error),)
+                outcome.unwritten += (str(error),)
             except Exception as error:  # whatever it is, the next image has its turn
-                outcome.unwritten = (str(unexpected(outcome.label, error)),)
+                outcome.unwritten += (str(unexpected(outcome.label, error)),)
             yield outcome
+
+
+def planes_segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Iterator[Segmented]:
+    """`segmented`, once for each plane where planes are labelled each (`--plane all`).
+
+    Raises ImageError as `segmented`.
+    """
+    if pair.selection.plane != ALL:
+        yield segmented(pair, pixel_size)
+        return
+    count = prod(planes_of(pair.label).values())
+    for plane in range(count):
+        one = replace(pair, selection=replace(pair.selection, plane=plane), plane=plane)
+        found = segmented(one, pixel_size)
+        yield replace(found, plane=plane, planes=count) if count > 1 else found
 
 
 def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
@@ -82,7 +102,7 @@ def segmented(pair: Pair, pixel_size: PixelSize | None = None) -> Segmented:
     pixel_size: overrides that of the files. Raises ImageError where one cannot be read, or they
     have not the same size.
     """
-    labels = read_label(pair.label)
+    labels = read_label(pair.label, pair.plane)
     origin = read_origin(pair.label).partition(", ")[2]  # behind the image's hash
     if pair.image is None:
         size = pixel_size or _size_of_label(pair.label)
@@ -170,12 +190,22 @@ def export_files(
                 if needed and pair.image is None:
                     way_out = "name the folder of the images, or rename one of the two"
                     raise image_error(pair.label, "there is no image of its name", way_out)
-                found = segmented(pair, pixel_size)
-                seconds, notes = told.get(pair.label.name, (None, ()))
-                notes = tuple(dict.fromkeys((*notes, *found.notes)))
-                yield add(replace(found, seconds=seconds, notes=notes))
+                seconds, told_notes = told.get(pair.label.name, (None, ()))
+                failures: tuple[str, ...] = ()
+                for found in planes_segmented(as_labelled(pair), pixel_size):
+                    notes = tuple(dict.fromkeys((*told_notes, *found.notes)))
+                    each = seconds / found.planes if seconds else None
+                    failures += add(replace(found, seconds=each, notes=notes))
+                yield failures
             except ImageError as error:
                 yield (str(error),)
+
+
+def as_labelled(pair: Pair) -> Pair:
+    """The pair, all planes of it where its label is a stack. Raises ImageError."""
+    if prod(planes_of(pair.label).values()) == 1:
+        return pair
+    return replace(pair, selection=Selection(plane=ALL))
 
 
 def write_verdicts(

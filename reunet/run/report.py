@@ -38,6 +38,7 @@ from typing import Any
 import reunet
 from reunet.errors import ImageError
 from reunet.io.atomic import replacing
+from reunet.io.collection import place_of
 from reunet.model import Model
 from reunet.options import Options
 from reunet.run.batch import Outcome
@@ -96,7 +97,7 @@ def reporting(
     due = write("running")
     try:
         for outcome in outcomes:
-            entries.append(entry_of(outcome))
+            entries.append(entry_of(outcome, path.parent))
             if time.monotonic() > due:
                 with contextlib.suppress(ImageError):
                     due = write("running")
@@ -107,13 +108,14 @@ def reporting(
     write("finished")
 
 
-def entry_of(outcome: Outcome) -> dict[str, Any]:
-    """What the report tells of an image."""
+def entry_of(outcome: Outcome, output: Path) -> dict[str, Any]:
+    """What the report tells of an image. output: folder of the run, whose sub-folders are told."""
+    place = place_of(outcome.label, output)
     status = "failed" if outcome.error else "kept" if outcome.kept else "done"
     return {
-        "image": outcome.image.name,
+        "image": (place / outcome.image.name).as_posix(),
         "status": status,
-        "label": None if outcome.error else outcome.label.name,
+        "label": None if outcome.error else (place / outcome.label.name).as_posix(),
         "cells": outcome.cells,
         "seconds": {step: round(seconds, 4) for step, seconds in outcome.seconds.items()},
         "notes": [*outcome.notes],

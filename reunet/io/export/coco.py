@@ -37,9 +37,8 @@ class Coco:
         ]
         self._file.append((",\n" if self._count and lines else "") + ",\n".join(lines))
         self._count += len(lines)
-        self._images.append(
-            {"id": number, "file_name": found.image.name, "width": width, "height": height}
-        )
+        image = {"id": number, "file_name": found.name, "width": width, "height": height}
+        self._images.append(image if found.plane is None else {**image, "plane": found.plane})
 
     def close(self) -> None:
         """End the file and give it its name. Raises ImageError."""

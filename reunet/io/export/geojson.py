@@ -43,7 +43,7 @@ class GeoJson:
 
     def add(self, found: Segmented) -> None:
         """Write the file of one image, wholly or not at all. Raises ImageError."""
-        file = Stream(self._folder / f"{found.stem}.geojson")
+        file = Stream(found.beside(self._folder, ".geojson"))
         try:
             file.append('{"type": "FeatureCollection", "features": [\n')
             before = ""

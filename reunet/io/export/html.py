@@ -45,6 +45,7 @@ class _Entry:
 
     row: dict[str, float | int | str | None]
     stem: str
+    overlay: str  # path from the page
     thumbnail: str  # JPEG as base64
     cells: np.ndarray  # (3, N) float32: area, eccentricity, mean intensity
 
@@ -70,7 +71,8 @@ class Html:
         kept[0] = cells.area * (size.area if size else 1)
         kept[1] = cells.eccentricity
         kept[2] = cells.mean.mean(axis=1) if cells.mean.shape[1] else np.nan
-        self._entries.append(_Entry(image_row(found), found.stem, thumbnail(found), kept))
+        overlay = found.beside(Path(), "_overlay.png").as_posix()
+        self._entries.append(_Entry(image_row(found), found.stem, overlay, thumbnail(found), kept))
 
     def close(self) -> None:
         """Write the page, wholly or not at all. Raises ImageError."""
@@ -130,7 +132,8 @@ class Html:
 
     def _row(self, entry: _Entry) -> str:
         row, scores = entry.row, self._scores(entry)
-        name = escape(str(row["image"]))
+        plane = "" if row["plane"] is None else f", plane {row['plane']}"
+        name = escape(f"{row['image']}{plane}")
         f1 = [scores["f1"][n] if scores else None for n, _ in self._shown_thresholds()]
         cells = [
             f'<td>{self._picture(entry, name)}</td><th scope="row">{name}</th>',
@@ -147,9 +150,8 @@ class Html:
         source = f"data:image/jpeg;base64,{entry.thumbnail}"
         told = f"{name} with {entry.row['cells']} outlined cells"
         picture = f'<img loading="lazy" decoding="async" width="192" alt="{told}" src="{source}">'
-        overlay = f"{entry.stem}_overlay.png"
-        if (self._folder / overlay).is_file():
-            return f'<a href="{quote(overlay, errors="surrogateescape")}">{picture}</a>'
+        if (self._folder / entry.overlay).is_file():
+            return f'<a href="{quote(entry.overlay, errors="surrogateescape")}">{picture}</a>'
         return picture
 
 

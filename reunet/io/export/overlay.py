@@ -49,7 +49,7 @@ class Overlays:
             self._write(found, f"_{number}", paint(crop(found, *window), limits))
 
     def _write(self, found: Segmented, suffix: str, picture: np.ndarray) -> None:
-        write_picture(self._folder / f"{found.stem}_overlay{suffix}.png", picture)
+        write_picture(found.beside(self._folder, f"_overlay{suffix}.png"), picture)
 
     def close(self) -> None:
         """Every file is closed already."""

@@ -11,7 +11,7 @@ from reunet.io.export.stream import WAY_OUT
 from reunet.io.export.tables import CELL_COLUMNS, cell_columns
 
 NAME = "cells.parquet"
-WHOLE = ("id", "left_px", "top_px", "right_px", "bottom_px", "area_px", "on_frame")
+WHOLE = ("plane", "id", "left_px", "top_px", "right_px", "bottom_px", "area_px", "on_frame")
 
 
 class Parquet:

@@ -25,14 +25,17 @@ class Rois:
     def add(self, found: Segmented) -> None:
         """Write the file of one image, wholly or not at all. Raises ImageError."""
         digits = len(str(int(found.labels.max(initial=0))))
-        path = self._folder / f"{found.stem}_rois.zip"
+        path = found.beside(self._folder, "_rois.zip")
         with (
             replacing(path) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file,
         ):
             for cell, parts in polygons(found.rings):
                 name = f"{cell:0{digits}d}"
-                file.writestr(f"{name}.roi", roi(name, parts).tobytes())
+                shape = roi(name, parts)
+                if found.plane is not None:
+                    shape.position = found.plane + 1  # ImageJ counts from 1
+                file.writestr(f"{name}.roi", shape.tobytes())
 
     def close(self) -> None:
         """Every file is closed already."""

@@ -23,14 +23,23 @@ INTENSITIES = tuple(
     f"{kind}_{c}" for c in range(1, CHANNELS + 1) for kind in ("mean", "min", "max")
 )
 CELL_COLUMNS = (
-    *("image", "id", "x_px", "y_px", "left_px", "top_px", "right_px", "bottom_px"),
+    *("image", "plane", "id", "x_px", "y_px", "left_px", "top_px", "right_px", "bottom_px"),
     *("area_px", "diameter_px", "perimeter_px", "eccentricity", "solidity", "on_frame"),
     *("x_um", "y_um", "area_um2", "diameter_um", "perimeter_um"),
     *INTENSITIES,
     "agreement",
 )
 IMAGE_COLUMNS = (
-    *("image", "label", "height_px", "width_px", "cells", "cells_per_mpx", "cells_per_mm2"),
+    *(
+        "image",
+        "plane",
+        "label",
+        "height_px",
+        "width_px",
+        "cells",
+        "cells_per_mpx",
+        "cells_per_mm2",
+    ),
     *("median_diameter_px", "median_diameter_um", "pixel_width_um", "pixel_height_um"),
     *("pixel_size_from", "seconds", "notes"),
 )
@@ -63,7 +72,8 @@ def cell_columns(found: Segmented) -> dict[str, Column]:
     """The columns of `cells.csv` for one image, by CELL_COLUMNS."""
     cells, size = found.cells, found.pixel_size
     columns: dict[str, Column] = dict.fromkeys(CELL_COLUMNS, [None] * len(cells))
-    columns["image"] = [found.image.name] * len(cells)
+    columns["image"] = [found.name] * len(cells)
+    columns["plane"] = [found.plane] * len(cells)
     columns["id"] = cells.ids.tolist()
     columns |= zip(
         ("left_px", "top_px", "right_px", "bottom_px"), cells.box.T.tolist(), strict=True
@@ -110,8 +120,9 @@ def image_row(found: Segmented) -> dict[str, float | int | str | None]:
     count, size = len(found.cells), found.pixel_size
     median = float(np.median(found.cells.diameter)) if count else None
     return {
-        "image": found.image.name,
-        "label": found.label.name,
+        "image": found.name,
+        "plane": found.plane,
+        "label": (found.place / found.label.name).as_posix(),
         "height_px": height,
         "width_px": width,
         "cells": count,

@@ -19,8 +19,8 @@ class Zarrs:
         """Write one image's. Raises ImageError."""
         from reunet.io.omezarr import write_labels
 
-        path = self.folder / f"{found.stem}_label.zarr"
-        temporary = self.folder / f".{secrets.token_hex(8)}" / path.name
+        path = found.beside(self.folder, "_label.zarr")
+        temporary = path.with_name(f".{secrets.token_hex(8)}") / path.name
         try:
             temporary.parent.mkdir()
             write_labels(temporary, found.labels, found.origin, found.pixel_size)
