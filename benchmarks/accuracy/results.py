@@ -10,7 +10,7 @@ every modality. OUT/labels holds the labels of what ships, to look at; OUT/image
 every image by every row; OUT/scores.csv all that was measured: an interrupted run goes on with it,
 and a new stage costs only itself. The figures hold for the code that they were made with.
 
-A quick look: --every 10, --ways floor,ships. A part: --split train, --sources a,b.
+A quick look: --every 10. Levels of quality: --ways fast,best,ships. A part: --sources a,b.
 """
 
 import argparse
@@ -23,15 +23,18 @@ from pathlib import Path
 from benchmarks.accuracy.scoring import FLOOR, Score, Way, score_all
 from benchmarks.accuracy.summary import HEADLINE, Interval, by_group, by_modality, change, markdown
 from reunet.io.meta import read_meta
-from reunet.network.bundle import open_bundle, write_card
+from reunet.network.bundle import STUDENT, open_bundle, write_card
 
 SHIPS = "what ships"
-TOGETHER: dict[str, tuple[str, dict[str, object]]] = {  # of several folds: name, choices
+TOGETHER: dict[str, tuple[str, dict[str, object]]] = {  # name, choices
     "paper": ("paper's way", {"decoder": "paper", "vote": False, "enlarge": False}),
     "averaged": ("averaged", {"vote": False, "enlarge": False}),
     "votes": ("votes", {"enlarge": False}),
+    "fast": ("fast", {"quality": "fast"}),
+    "best": ("best", {"quality": "best"}),
     "ships": (SHIPS, {}),
 }
+OF_FOLDS = ("paper", "averaged", "votes")
 WAYS = ("floor", "folds", *TOGETHER)
 EARLIER = ("averaged",)  # ways of the stages before the last
 PAPER = "0.61 on the challenge's tuning set, 0.44 on its test set"  # Re-UNet's own mean F1
@@ -76,7 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cores")
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--ways", default=",".join(WAYS), help=f"[{','.join(WAYS)}]")
-    parser.add_argument("--no-tta", action="store_true", help="all but what ships, unmirrored")
+    parser.add_argument("--no-tta", action="store_true", help="all but levels, unmirrored")
     parser.add_argument("--every", type=int, default=1, help="only every n-th image: a quick look")
     parser.add_argument("--split", default="val")
     parser.add_argument("--sources", help="only these, such as a,b")
@@ -104,21 +107,22 @@ def choose_images(options: argparse.Namespace) -> Meta:
 
 def ways_of(stage: str, bundle: Path, last: bool, options: argparse.Namespace) -> Iterator[Way]:
     """The ways to use a bundle that are asked for; the floor comes with the last."""
-    folds = open_bundle(bundle).folds
+    every = open_bundle(bundle).folds
+    folds = tuple(fold for fold in every if fold != STUDENT)
     unmirrored: dict[str, object] = {"tta": False} if options.no_tta else {}
     if last and "floor" in options.ways:
         yield Way(FLOOR)
-    if last and "folds" in options.ways and len(folds) > 1:
-        for fold in folds:
-            choices = {"enlarge": False, **unmirrored}
-            name = f"{stage}, fold {fold}"
-            yield Way(name, bundle, (fold,), tuple(choices.items()), options.device)
+    if last and "folds" in options.ways and len(every) > 1:
+        for fold in every:
+            alone = tuple({"enlarge": False, **unmirrored}.items())
+            yield Way(f"{stage}, fold {fold}", bundle, (fold,), alone, options.device)
     for key, (name, own) in TOGETHER.items():
         if key in (options.ways if last else EARLIER) and not (key == "votes" and len(folds) == 1):
-            choices = own | (unmirrored if own else {})
+            choices = own | (unmirrored if key in OF_FOLDS else {})
             labels = None if own else options.out / "labels"
             about = f"{stage}, {name}{', unmirrored' if 'tta' in choices else ''}"
-            yield Way(about, bundle, None, tuple(choices.items()), options.device, labels)
+            used = folds if key in OF_FOLDS and folds != every else None  # not the student
+            yield Way(about, bundle, used, tuple(choices.items()), options.device, labels)
 
 
 def with_folds_summed_up(rows: Rows, stage: str, meta: Meta) -> Rows:
@@ -182,14 +186,12 @@ def print_sources(row: str, scores: dict[str, Score], meta: Meta) -> None:
 def print_worst(row: str, scores: dict[str, Score], meta: Meta, number: int) -> None:
     """The worst images of every modality."""
     print(f"\n## Worst images of each modality: {row}\n")
-    lines = []
+    heads, lines = ("modality", "image", "source", "F1", "true", "predicted", "correct"), []
     for modality in sorted({*column(meta, "modality").values()}):
         names = [name for name in scores if meta[name]["modality"] == modality]
         for name in sorted(names, key=lambda name: scores[name].f1)[:number]:
             lines.append((modality, name, meta[name]["source"], *scores[name]))
-    print(
-        markdown(("modality", "image", "source", "F1", "true", "predicted", "correct"), lines), "\n"
-    )
+    print(markdown(heads, lines), "\n")
 
 
 def write_images(path: Path, rows: Rows, meta: Meta) -> None:

@@ -10,14 +10,20 @@ import click
 
 from reunet.cli_outputs import CannotStart
 from reunet.training import layout
+from reunet.training.cli_all import train_all
 from reunet.training.cli_distil import distil
 from reunet.training.cli_options import (
     FOLDER,
     dry_run_option,
+    jobs_option,
+    leave_out_option,
+    meta_option,
     one_line,
     preset_option,
     root_option,
+    split_option,
     training_options,
+    without_option,
 )
 from reunet.training.fit.jobs import Job, describe, limit_processes
 from reunet.training.fit.jobs import train as train_fold
@@ -47,6 +53,7 @@ def main() -> None:
 
 
 main.add_command(distil)
+main.add_command(train_all)
 
 
 @main.command()
@@ -57,9 +64,8 @@ main.add_command(distil)
 @click.option(
     "--encoding", type=click.Choice(["paper", "thin"]), default="paper", show_default=True
 )
-@click.option(
-    "--without", multiple=True, metavar="SOURCE", help="Source in the meta.csv to leave out."
-)
+@split_option
+@without_option
 @click.option("--processes", default=2, show_default=True, help="Of nnU-Net's preprocessing.")
 @dry_run_option
 def prepare(
@@ -68,6 +74,7 @@ def prepare(
     preset: str,
     root: Path,
     encoding: str,
+    split: str,
     without: tuple[str, ...],
     processes: int,
     dry_run: bool,
@@ -91,7 +98,7 @@ def prepare(
             click.echo(f"left out: {reason}", err=True)
         if not cases:
             raise CannotStart(f"{images}: no image with a label could be used")
-        sampling.write_folds(cases, root)
+        sampling.write_folds(cases, root, split)
         log = root / "nnunet.log"
         click.echo(f"preparing {len(cases)} images; what nnU-Net says goes to {log}")
         with deaf_children(), into_file(log):
@@ -150,7 +157,7 @@ def run(
 @click.option("--unlabelled", type=FOLDER, required=True, help="Folder of images without labels.")
 @click.option("--rounds", type=click.IntRange(1, len(ROUNDS)), default=3, show_default=True)
 @training_options
-@click.option("--jobs", type=click.IntRange(1), default=1, help="Processes side by side.")
+@jobs_option
 @click.option(
     "--teacher",
     "start",
@@ -182,13 +189,7 @@ def run(
 )
 @click.option("--tta/--no-tta", default=True, help="Label with mirroring.")
 @click.option("--truth", type=FOLDER, help="True labels by name, for the F1 in pseudo.csv.")
-@click.option(
-    "--leave-out",
-    "others",
-    type=FOLDER,
-    multiple=True,
-    help="Folder of images that must not be learnt from, such as those for validation.",
-)
+@leave_out_option
 def selftrain(
     dry_run: bool,
     ratio: float | None,
@@ -237,7 +238,7 @@ def selftrain(
 @root_option
 @click.option("--hours", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True)
 @click.option("--start", type=FOLDER, help="Fold or size network to start from.  [default: none]")
-@click.option("--without", multiple=True, metavar="SOURCE", help="Source to leave out.")
+@without_option
 @dry_run_option
 def size(
     images: Path,
@@ -279,7 +280,7 @@ def size(
     help="Also the folds of a stage that lie below another root.",
 )
 @click.option("--best", is_flag=True, help="The checkpoint of the best F1 instead of the last.")
-@click.option("--meta", type=FOLDER, help="meta.csv of the training data, for the card.")
+@meta_option
 @dry_run_option
 def export(
     bundle: Path,

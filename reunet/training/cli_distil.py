@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from reunet.cli_outputs import CannotStart
-from reunet.training.cli_options import FOLDER, one_line, training_options
+from reunet.training.cli_options import FOLDER, leave_out_option, one_line, training_options
 from reunet.training.fit.jobs import Job, limit_processes
 from reunet.training.presets import DISTIL, PRESETS, PSEUDO_SHARE, STAGES
 
@@ -25,13 +25,7 @@ from reunet.training.presets import DISTIL, PRESETS, PSEUDO_SHARE, STAGES
     help="Checkpoint or fold of a bundle to start from.  [default: the mean of the folds' weights "
     "where these began with one network, else the first fold]",
 )
-@click.option(
-    "--leave-out",
-    "others",
-    type=FOLDER,
-    multiple=True,
-    help="Folder of images that must not be learnt from, such as those for validation.",
-)
+@leave_out_option
 def distil(
     root: Path,
     preset: str,

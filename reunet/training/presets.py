@@ -9,6 +9,7 @@ ITERATIONS_PER_EPOCH = 250  # nnU-Net's
 ROUNDS = ("round1", "round2", "round3")  # of self-training (paper §2.6)
 DISTIL = "distil"  # one student of all folds, no stage of the paper
 STAGES = ("baseline", "weightmap", *ROUNDS, DISTIL)
+SPLITS = ("image", "source")  # what the folds of the data hold back, see `sampling.write_folds`
 WITH_UNLABELLED = (*ROUNDS, DISTIL)  # stages whose cases are more than the labelled ones
 # defaults of self-training, the one place to change them
 THRESHOLD = 0.0  # confidence under which pixels are ignored; 0: none are, as in the paper

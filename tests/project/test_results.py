@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import PICTURES
+from conftest import PICTURES, save_tiny_bundle
 
 pytest.importorskip("skimage")  # of the classical floor
 
-from benchmarks.accuracy import scoring
+from benchmarks.accuracy import results, scoring
 from benchmarks.accuracy.scoring import FLOOR, Way, score_all
 from benchmarks.accuracy.summary import EVERY, HEADLINE, by_group, by_modality, change
 from reunet import load_model, segment
@@ -44,6 +44,28 @@ def test_changes_are_counted() -> None:
     told = change(F1, after)
     assert told == "2 images change, 1 of them to the better; their mean F1: 0.300 -> 0.350"
     assert change(F1, F1) == "no image changes"
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_levels_and_ways_of_folds_are_not_mixed_up(
+    taught: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student stands for the folds where a level is asked for, never where folds are."""
+    folds = ("student", "0", "1") if taught else ("0", "1")
+    bundle = save_tiny_bundle(tmp_path / "bundle", folds)
+    monkeypatch.setattr("sys.argv", ["results", str(tmp_path), f"a={bundle}"])
+    ways = {way.name: way for way in results.ways_of("a", bundle, True, results.parse())}
+    assert [*ways][1:] == [
+        *(f"a, fold {fold}" for fold in folds),
+        *(f"a, {name}" for name in ("paper's way", "averaged", "votes", "fast", "best")),
+        "a, what ships",
+    ]
+    for name in ("paper's way", "averaged", "votes"):
+        assert ways[f"a, {name}"].folds == (("0", "1") if taught else None)
+    for name in ("fast", "best", "what ships"):
+        assert ways[f"a, {name}"].folds is None
+    assert dict(ways["a, best"].choices) == {"quality": "best"}
+    assert not ways["a, what ships"].choices
 
 
 @pytest.fixture

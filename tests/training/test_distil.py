@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -146,74 +147,99 @@ def test_what_cannot_teach_is_one_line(folds: list[Path], tmp_path: Path) -> Non
 # -- the whole way
 
 
+class Way(NamedTuple):
+    """Folders of a run of `all`, and what it said when it was started for the last time."""
+
+    folder: Path
+    said: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a root of two tiny folds and a student that was interrupted once, its bundle,
-    and the unlabelled images."""
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Way:
+    """All steps with two tiny folds, interrupted in a round and while the student was trained."""
     folder = tmp_path_factory.mktemp("taught")
     crop_samples(folder / "data")
     write_unlabelled(folder / "unlabelled")
-    tiny = ("--preset", "tiny", "--root", folder / "root")
-    script("1_prepare_data.sh", folder / "data" / "images", folder / "data" / "labels", *tiny)
-    script("2_train_baseline.sh", *tiny, "--folds", "0,1", "--epochs", "2")
-    distil = (*tiny, "--folds", "0,1", "--epochs", "3", "--unlabelled", folder / "unlabelled")
-    told = script("6_distil.sh", *distil, "--dry-run")
-    assert "the student of 2 folds of baseline, to be trained" in told
-    assert not layout.results_folder(folder / "root", "tiny", DISTIL).exists()
-    interrupt_after_an_epoch(distil)
-    said = script("6_distil.sh", *distil)
-    assert "goes on at epoch" in said
-    assert "2 folds of baseline teach, with 4 images more" in said
-    script("5_export_weights.sh", folder / "bundle", *tiny)
-    return folder
+    command = [
+        *(folder / "data" / "images", folder / "data" / "labels", folder / "bundle"),
+        *("--preset", "tiny", "--root", folder / "root", "--folds", "0,1", "--epochs", "2"),
+        *("--unlabelled", folder / "unlabelled", "--jobs", "2"),
+    ]
+    told = script("all.sh", *command, "--dry-run")
+    assert "prepare: to be done" in told
+    assert "baseline: 0 of 2 trained" in told
+    assert not (folder / "root").exists()
+    interrupt(command, "round2: training")
+    told = script("all.sh", *command, "--dry-run").splitlines()
+    states = ["done", "2 of 2 trained", "2 of 2 trained", "1 of 3 rounds complete"]
+    assert [line.partition(": ")[2] for line in told][:4] == states
+    interrupt(command, "distil, fold all", "epoch 0")
+    said = script("all.sh", *command)
+    told = script("all.sh", *command, "--dry-run").splitlines()
+    assert told[-2:] == ["5. distil: 1 of 1 trained", "6. export: done"]
+    return Way(folder, said)
 
 
-def interrupt_after_an_epoch(arguments: tuple[str | Path, ...]) -> None:
-    command = [sys.executable, "-u", "-m", "reunet.training", "distil", *map(str, arguments)]
+def interrupt(arguments: list[str | Path], *marks: str) -> None:
+    """Run `all` until it has said all of some things, one after the other."""
+    command = [sys.executable, "-u", "-m", "reunet.training", "all", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout
-        for line in process.stdout:
-            if line.startswith("epoch 0"):
-                break
+        for mark in marks:
+            assert any(line.startswith(mark) for line in process.stdout), mark
         os.kill(process.pid, signal.SIGINT)
         process.stdout.read()
     assert process.returncode == 130
 
 
 @pytest.mark.slow
-def test_the_bundle_holds_the_student_and_the_folds(taught: Path) -> None:
-    bundle = open_bundle(taught / "bundle")
+def test_started_again_all_goes_on_where_it_was(taught: Way) -> None:
+    lines = taught.said.splitlines()
+    assert "round1: complete already" in lines
+    assert "goes on at epoch 1" in lines  # of the student
+    assert sum(line.startswith("epoch") for line in lines) == 1
+    assert f"{taught.bundle}: folds student, 0, 1" in lines
+
+
+@pytest.mark.slow
+def test_the_bundle_holds_the_student_and_the_folds(taught: Way) -> None:
+    bundle = open_bundle(taught.bundle)
     assert bundle.folds == ("student", "0", "1")
     state = torch.load(
-        layout.checkpoint(taught / "root", "tiny", DISTIL, "all"), weights_only=False
+        layout.checkpoint(taught.folder / "root", "tiny", DISTIL, "all"), weights_only=False
     )["network_weights"]
     for name, values in load_tensors(bundle, "student").items():
         np.testing.assert_array_equal(values, state[name].half().float().numpy())
     stages = bundle.about["stages"]
     assert [(s["name"], s["folds"]) for s in stages] == [
-        ("baseline", ["0", "1"]), ("distil", ["student"]),
-    ]  # fmt: skip
-    assert stages[1]["teachers"] == "baseline, fold 0, 1"
-    assert stages[1]["started_from"] == "baseline, fold 0"  # they began apart
+        *((s, ["0", "1"]) for s in ("baseline", "weightmap", "round1", "round2", "round3")),
+        ("distil", ["student"]),
+    ]
+    assert stages[-1]["teachers"] == "round3, fold 0, 1"
+    assert stages[-1]["started_from"] == "round3, fold 0"  # they began apart
     line = bundle.about["training_command"][-1]
-    assert "distil --preset tiny --epochs 3 --stage baseline --folds 0,1" in line
+    assert "distil --preset tiny --epochs 2 --stage round3 --folds 0,1" in line
     assert sum(s["images"] for s in bundle.about["training_data"] if s.get("labels")) == 4
 
 
 @pytest.mark.slow
-def test_the_student_segments_and_the_folds_are_the_best(taught: Path) -> None:
-    model = load_model(taught / "bundle", "cpu")
-    image = list_images(taught / "unlabelled")[0]
+def test_the_student_segments_and_the_folds_are_the_best(taught: Way) -> None:
+    model = load_model(taught.bundle, "cpu")
+    image = list_images(taught.folder / "unlabelled")[0]
     standard, best = (predict(image, model, quality=q) for q in ("standard", "best"))
     assert standard.agreement is None
     assert best.agreement is not None
-    alone = predict(image, load_model(taught / "bundle", "cpu", ["student"]))
+    alone = predict(image, load_model(taught.bundle, "cpu", ["student"]))
     np.testing.assert_array_equal(standard.labels, alone.labels)
 
 
 @pytest.mark.slow
-def test_other_teachers_do_not_go_on_with_a_student(taught: Path) -> None:
-    command = ["distil", "--preset", "tiny", "--root", str(taught / "root"), "--folds", "0"]
+def test_other_teachers_do_not_go_on_with_a_student(taught: Way) -> None:
+    command = ["distil", "--preset", "tiny", "--root", str(taught.folder / "root"), "--folds", "0"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "results of another" in result.output

@@ -272,6 +272,26 @@ def test_folds_of_few_and_scattered_images(tmp_path: Path) -> None:
         sampling.write_folds(cases_of({("fluo", "a"): 2}), tmp_path)
 
 
+def test_folds_by_source_hold_back_whole_sources(tmp_path: Path) -> None:
+    modalities = ["fluo", "pc", "bf"] * 4
+    cases = cases_of({(modality, f"s{n}"): 3 + n for n, modality in enumerate(modalities)})
+    sampling.write_folds(cases, tmp_path, "source")
+    folds = dataset.read_json(layout.folds_file(tmp_path))
+    assert len(folds) == 5
+    for fold in folds:
+        parts = (fold["train"], fold["val"])
+        trained, judged = ({cases[name]["source"] for name in part} for part in parts)
+        assert judged
+        assert not trained & judged
+        assert {*fold["train"], *fold["val"]} == {*cases}
+    assert sorted(name for fold in folds for name in fold["val"]) == sorted(cases)
+    with pytest.raises(ValueError, match="in other folds: name another --root"):
+        sampling.write_folds(cases, tmp_path)  # trained ones would be judged by what they saw
+    assert dataset.read_json(layout.folds_file(tmp_path)) == folds
+    with pytest.raises(ValueError, match="one source"):
+        sampling.write_folds(cases_of({("fluo", "a"): 9}), tmp_path / "other", "source")
+
+
 def test_validation_looks_at_every_modality() -> None:
     picked = pick_cases(CASES, CASES)
     assert picked == pick_cases(list(reversed(CASES)), CASES)

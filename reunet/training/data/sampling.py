@@ -1,5 +1,6 @@
 """Which cases are validated on, and how often each is drawn in training."""
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,35 +8,61 @@ from pathlib import Path
 import numpy as np
 
 from reunet.training import layout
-from reunet.training.data.dataset import Cases, write_json
+from reunet.training.data.dataset import Cases, read_json, write_json
+from reunet.training.presets import SPLITS
 
 FOLDS, FOLD_SEED = 5, 12345
+Fold = dict[str, list[str]]  # names of cases: `train`, `val`
 DRAWS = 20_000  # entries of a list that stands for probabilities
 
 
-def write_folds(cases: Cases, root: Path) -> None:
-    """Five seeded folds, stratified by modality and source; a group is never split over two.
+def write_folds(cases: Cases, root: Path, split: str = SPLITS[0]) -> None:
+    """Five seeded folds of cases, and what is known of the cases.
 
-    Where every stratum is smaller than the number of folds, folds are drawn without regard to
-    them; fewer groups than five make fewer folds. Raises ValueError for a single group.
+    split: of SPLITS. `image`: stratified by modality and source, a group is never split over two;
+    where every stratum is smaller than the number of folds, they are drawn without regard to them.
+    `source`: stratified by modality, a source is never split over two, so that a fold is judged by
+    images of sources that it has not seen. Fewer groups or sources than five make fewer folds.
+    Raises ValueError for a single one, and where the same cases lie there in other folds.
     """
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-
-    names = np.array(sorted(cases))
-    strata = [cases[n]["modality"] + "/" + cases[n]["source"] for n in names]
-    groups = [cases[n]["group"] for n in names]
-    count = min(FOLDS, len(set(groups)))
-    if count < 2:
-        raise ValueError(f"{root}: all images are of one group: there is nothing to validate on")
-    kind = StratifiedGroupKFold if max(Counter(strata).values()) >= count else GroupKFold
-    splitter = kind(count, shuffle=True, random_state=FOLD_SEED)
-    folds = [
-        {"train": names[train].tolist(), "val": names[val].tolist()}
-        for train, val in splitter.split(names, strata, groups)
-    ]
+    by_source = split == "source"
+    groups = {n: case["source" if by_source else "group"] for n, case in cases.items()}
+    strata = {n: c["modality"] + ("" if by_source else f"/{c['source']}") for n, c in cases.items()}
+    if len({*groups.values()}) < 2:
+        kind = "source" if by_source else "group"
+        raise ValueError(f"{root}: all images are of one {kind}: there is nothing to validate on")
+    folds = draw_folds(sorted(cases), groups, strata)
+    check_folds(layout.folds_file(root), folds)
     layout.preprocessed(root).mkdir(parents=True, exist_ok=True)
     write_json(layout.folds_file(root), folds)
     write_json(layout.cases_file(root), cases)
+
+
+def draw_folds(names: list[str], groups: dict[str, str], strata: dict[str, str]) -> list[Fold]:
+    """Folds of names, the same at every call; groups, strata: by name."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    by_name = np.array(names)
+    group_of, stratum_of = [groups[n] for n in names], [strata[n] for n in names]
+    count = min(FOLDS, len({*group_of}))
+    kind = StratifiedGroupKFold if max(Counter(stratum_of).values()) >= count else GroupKFold
+    splitter = kind(count, shuffle=True, random_state=FOLD_SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # strata smaller than the folds are many
+        drawn = [*splitter.split(by_name, stratum_of, group_of)]
+    return [{"train": by_name[t].tolist(), "val": by_name[v].tolist()} for t, v in drawn]
+
+
+def check_folds(path: Path, folds: list[Fold]) -> None:
+    """Raises ValueError where a file holds the same cases in other folds: what was trained on them
+    would go on with images that it is judged by."""
+    there = read_json(path) if path.exists() else folds
+    if there != folds and _names(there) == _names(folds):
+        raise ValueError(f"{path}: holds these images in other folds: name another --root")
+
+
+def _names(folds: list[Fold]) -> set[str]:
+    return {name for fold in folds for name in fold["val"]}
 
 
 def balanced(names: Iterable[str], cases: Cases, patch: int, draws: int = DRAWS) -> list[str]:
