@@ -85,7 +85,8 @@ def export(
     known = sources if meta or own else []
     if parent:
         known = merged(earlier, sources) if earlier and known else []
-    trained = [stage for path in checkpoints.values() for stage in history(path)]
+    in_time = sorted(checkpoints, key=lambda fold: fold == STUDENT)  # the student comes last
+    trained = [stage for fold in in_time for stage in history(checkpoints[fold])]
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
         "name": f"reunet-{preset}",
