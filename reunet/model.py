@@ -37,7 +37,7 @@ class Model:
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
     size_network: SizeNetwork | None = None  # estimates the size of cells
-    precision: Precision = "f32"  # of products in the networks, but for the size network's
+    precision: Precision = "f32"  # of products in the networks
     together: Callable[[Sequence[Network]], Ensemble] = ensemble_of  # how folds predict as one
 
     def tiling(self, options: Options = Options()) -> Tiling:  # noqa: B008 - it is frozen
@@ -116,7 +116,7 @@ def load_model(
     if chosen == "cpu":
         on_cpu = tuple(Fold(bundle, name, numbers) for name in names)
         on_cpu[0].load()
-        size_network = _size_network(bundle)
+        size_network = _size_network(bundle, numbers)
         return Model(bundle, on_cpu, names, chosen, size_network=size_network, precision=numbers)
     later = "f32" if precision == "f32" else "auto"  # on the CPU, should the GPU fail
     try:
@@ -151,14 +151,14 @@ def received(
 def _on_gpu(bundle: Bundle, names: tuple[str, ...], gpu: Gpu) -> Model:
     networks = tuple(GpuFold(bundle, name, gpu) for name in names)
     networks[0].load()
-    size_network, precision = _size_network(bundle), gpu.precision
+    size_network, precision = _size_network(bundle, gpu.on_cpu), gpu.precision
     model = Model(bundle, networks, names, gpu.name, size_network=size_network, precision=precision)
     longest = few_tiles(model.tiling()).longest
     return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
 
 
-def _size_network(bundle: Bundle) -> SizeNetwork | None:
-    return SizeFold(bundle) if bundle.has_size else None
+def _size_network(bundle: Bundle, precision: Precision) -> SizeNetwork | None:
+    return SizeFold(bundle, precision) if bundle.has_size else None
 
 
 def choose_device(name: str) -> str:

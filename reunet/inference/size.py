@@ -1,8 +1,9 @@
 """How large the cells of an image are: the diameter of the typical one, estimated from the picture.
 
 A network of its own, the U-Net read out at an eighth of the resolution, says for every place
-whether there is a cell and how large it is. It is asked twice: first of the whole picture, reduced,
-then of the part with most cells, brought to the size that it knows best. Legend: H, W pixels.
+whether there is a cell and how large it is. It is asked of the whole picture, reduced; then, unless
+cells had about the size that it knows best there, of the part with most of them, brought to that
+size. Legend: H, W pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ STRIDE = 8  # px of the view for one of its places
 REFERENCE = 30.0  # px: the diameter that its output 0 stands for
 SURE = 0.5  # probability from which a place counts as a cell's …
 LEAST = 0.2  # … and below which, everywhere, there is none
+NEAR = 1.3  # factor from REFERENCE up to which cells of a first look need no second …
+DETAIL = 0.5  # … if it saw the whole picture at this zoom or more
 APART = 1.5  # factor between two estimates from which a third is made
 WHOLE = 5 * VIEW  # px: longest edge of a picture that is looked at as a whole
 PART = 1024  # px, edge of the parts that are looked at of a larger one …
@@ -39,13 +42,22 @@ def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> floa
     zoom = min(1.0, VIEW / max(max(view.shape[:2]) for view in views))
     seen = [_look(view, zoom, network, statistics) for view in views]
     found = _typical(seen, zoom)
-    if found is None:
-        return None
+    if found is None or _seen_well(found, zoom, len(views)):
+        return found
     middles = [_densest(presence, zoom, REFERENCE / found) for presence, _ in seen]
     refined = _closer(views, middles, found, network, statistics)
     if max(refined / found, found / refined) > APART:
         refined = _closer(views, middles, refined, network, statistics)
     return refined
+
+
+def _seen_well(diameter: float, zoom: float, views: int) -> bool:
+    """Whether a look at this zoom has shown cells at about the size that the network knows best.
+
+    On 240 training images a second look then makes the estimate no better (docs/speed.md).
+    """
+    shown = diameter * zoom / REFERENCE
+    return views == 1 and zoom >= DETAIL and 1 / NEAR <= shown <= NEAR
 
 
 def views_of(image: np.ndarray) -> list[np.ndarray]:

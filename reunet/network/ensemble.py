@@ -74,20 +74,20 @@ class Fold:
 
 
 class SizeFold(Fold):
-    """The network that estimates the size of cells: on the CPU, in f32; it is asked but twice."""
+    """The network that estimates the size of cells: on the CPU, as it is asked but twice."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, SIZE)
+    def __init__(self, bundle: Bundle, precision: Precision = "f32") -> None:
+        super().__init__(bundle, SIZE, precision)
 
     def _by_openvino(self) -> Network:
         from reunet.network import openvino_backend
 
-        return openvino_backend.build_size_network(*self._parts())
+        return openvino_backend.build_size_network(*self._parts(), self.precision)
 
     def _on_torch(self) -> Network:
         from reunet.network import torch_backend
 
-        return torch_backend.build_size_network(*self._parts())
+        return torch_backend.build_size_network(*self._parts(), self.precision)
 
 
 @dataclass

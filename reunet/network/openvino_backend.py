@@ -91,17 +91,20 @@ def build_network(
     return network
 
 
-def build_size_network(arch: Architecture, tensors: Tensors) -> Network:
+def build_size_network(
+    arch: Architecture, tensors: Tensors, precision: Precision = "f32"
+) -> Network:
     """The size network: (1, 3, h, w) -> (1, SIZE_OUTPUTS, h / 8, w / 8), both float32.
 
-    tensors: float32 by the names of `size_parameter_shapes`. Always computed in float32: what
-    bfloat16 moves the size by, 1.3 %, moves every pixel that comes after, and the F1 of images with
-    few cells. Raises RuntimeError where OpenVINO cannot compile it.
+    tensors: float32 by the names of `size_parameter_shapes`. precision: as in `build_network`.
+    Raises RuntimeError where OpenVINO cannot compile it.
     """
     lock = threading.Lock()
     model, folder = build_model(arch, tensors, last=SIZE_STAGE), cache_folder()
     key = _key((arch, SIZE_STAGE), tensors)
-    compiled = _compile_or_load(model, "f32", folder, key) if folder else _compile(model, "f32")
+    compiled = (
+        _compile_or_load(model, precision, folder, key) if folder else _compile(model, precision)
+    )
     request = compiled.create_infer_request()
 
     def network(view: np.ndarray) -> np.ndarray:

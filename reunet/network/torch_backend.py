@@ -34,9 +34,11 @@ def build_network(
     return _loaded(UNet, arch, tensors, device, precision)
 
 
-def build_size_network(arch: Architecture, tensors: Tensors) -> "TorchNetwork":
+def build_size_network(
+    arch: Architecture, tensors: Tensors, precision: Precision = "f32"
+) -> "TorchNetwork":
     """The size network on the CPU. tensors: by the names of `size_parameter_shapes`."""
-    return _loaded(SizeUNet, arch, tensors, "cpu", "f32")
+    return _loaded(SizeUNet, arch, tensors, "cpu", precision)
 
 
 def _loaded(

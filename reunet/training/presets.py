@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from reunet.inference.tiles import Tiling
+from reunet.inference.tiles import STEP, WIDE_STEP, Tiling
 from reunet.network.unet import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
@@ -69,7 +69,13 @@ class Preset:
 
     def tiling(self, mirror: bool) -> Tiling:
         """How images are cut for the network in labelling and validation."""
-        return Tiling(self.tile, self.patch, self.architecture.divisor, mirror=mirror)
+        divisor = self.architecture.divisor
+        return Tiling(self.tile, self.patch, divisor, mirror=mirror, step=self.step)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring tiles as a share of their edge, here and in the bundle."""
+        return WIDE_STEP if self.diameter else STEP
 
     def judging(self) -> Tiling:
         """How the network is judged: without mirroring, with its field where it has one."""

@@ -76,6 +76,25 @@ def test_a_third_look_where_the_first_two_differ() -> None:
     assert len(looks) == 3
 
 
+@pytest.mark.parametrize(
+    ("diameter", "edge", "expected"),
+    [(30, 448, 1), (34, 512, 1), (60, 512, 2), (12, 448, 2), (34, 1200, 2)],
+)
+def test_cells_that_are_shown_at_the_right_size_need_one_look(
+    diameter: float, edge: int, expected: int
+) -> None:
+    """At a zoom of 0.875 cells of 34 px are near 30; of a picture of 1200 px too little is seen."""
+    looks = []
+
+    def counting(view: np.ndarray) -> np.ndarray:
+        looks.append(view.shape)
+        return measuring(view)
+
+    found = estimate_diameter(views_of(picture(diameter, (edge, edge))), counting)
+    assert found == pytest.approx(diameter, rel=0.15)
+    assert len(looks) == expected
+
+
 @pytest.mark.parametrize("edges", [(256, 256), (448, 320)])
 def test_openvino_and_pytorch_agree(edges: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

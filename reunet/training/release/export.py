@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from reunet.inference.tiles import STEP, WIDE_STEP
 from reunet.instances.decode import MIN_SEED, RING_OUTSIDE
 from reunet.network.architecture import Architecture
 from reunet.network.bundle import (
@@ -100,7 +99,7 @@ def export(
             "min_cell_px": SMALLEST_CELL,
         },
         "tile": chosen.tile,
-        "step": WIDE_STEP if chosen.diameter else STEP,
+        "step": chosen.step,
         **({"diameter": chosen.diameter} if chosen.diameter else {}),
         "smallest": chosen.patch,
         "stages": [*(parent.about.get("stages", []) if parent else []), *summary(trained)],
