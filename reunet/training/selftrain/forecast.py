@@ -94,7 +94,9 @@ def hours(
 def tiles(shape: tuple[int, int], tiling: Tiling) -> float:
     """Work of the sliding window over an image, in full tiles."""
     edges = [tiling.edge(n) for n in shape]
-    number = math.prod(len(tile_starts(max(n, e), e, tiling.step)) for n, e in zip(shape, edges, strict=True))
+    number = math.prod(
+        len(tile_starts(max(n, e), e, tiling.step)) for n, e in zip(shape, edges, strict=True)
+    )
     return number * math.prod(edges) / tiling.tile**2
 
 
