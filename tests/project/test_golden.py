@@ -4,8 +4,9 @@
 stored labels were made on another processor, whose sums over pixels are rounded otherwise: logits
 move by some 1e-4, a pixel between two classes may change sides, and rarely a pass between two
 peaks. So cells have to be the same but for one in a hundred, and their pixels but for one in 200.
-Whoever moves labels on purpose makes them anew by `python tests/project/test_golden.py`, and says
-why.
+Whoever moves labels on purpose makes them anew, and says why:
+
+    PYTHONPATH=tests python tests/project/test_golden.py
 """
 
 import sys
