@@ -19,6 +19,6 @@ def is_empty(tile: np.ndarray) -> bool:
     """
     if int(tile.max()) - int(tile.min()) <= FLAT:
         return True
-    if (tile[::16, ::16] < WHITE).mean() < 0.5:  # a glance that spares most tiles the count
+    if (tile[::16, ::16] < WHITE).mean() < 0.5:  # a coarse look that spares most tiles the count
         return int((tile < WHITE).any(axis=2).sum()) < SMALLEST_CELL
     return all(int(np.ptp(tile[..., c])) <= FLAT for c in range(tile.shape[-1]))  # most fail soon

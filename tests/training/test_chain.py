@@ -351,7 +351,7 @@ def test_training_sees_both_kinds_of_cases_in_their_share(chain: Chain) -> None:
     pseudo = np.array([name.startswith("pseudo_") for name in train.identifiers])
     assert pseudo.mean() == pytest.approx(0.25, rel=0.05)
     assert not any(name.startswith("pseudo_") for name in [*val.identifiers])
-    assert not any(name.startswith("pseudo_") for name in trainer.judge.dataset.identifiers)
+    assert not any(name.startswith("pseudo_") for name in trainer.validator.dataset.identifiers)
     for name in set(train.identifiers):
         data, seg, _, about = train.load_case(name)
         assert (data.dtype, seg.dtype) == (np.float32, np.int16)

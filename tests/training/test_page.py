@@ -1,4 +1,4 @@
-"""The page of predictions beside truth, and the judge whose segmentations it shows."""
+"""The page of predictions beside truth, and the validation whose segmentations it shows."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from reunet.metric import score_pair
 from reunet.training import layout
 from reunet.training.data.field import distance_field
 from reunet.training.fit.page import NAME, WINDOW, Page, busiest
-from reunet.training.fit.validate import Judge, Judged, means
+from reunet.training.fit.validate import Validated, Validator, means
 from reunet.training.presets import PRESETS
 
 
@@ -30,9 +30,9 @@ def cells() -> np.ndarray:
     return labels
 
 
-def case(name: str, truth: np.ndarray, found: np.ndarray, modality: str = "bf") -> Judged:
+def case(name: str, truth: np.ndarray, found: np.ndarray, modality: str = "bf") -> Validated:
     picture = np.where(truth > 0, 1.0, 0.0)[..., np.newaxis].repeat(3, axis=2)
-    return Judged(name, modality, picture, truth, found, score_pair(truth, found))
+    return Validated(name, modality, picture, truth, found, score_pair(truth, found))
 
 
 def painted(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -47,9 +47,9 @@ def test_the_page_shows_hits_misses_and_false_cells(tmp_path: Path) -> None:
     found[found == 3] = 0
     found[70:85, 10:30] = 4
     page = Page(["right", "half & half"])
-    judged = [case("right", cells(), cells()), case("half & half", cells(), found, "dic")]
-    judged.append(case("other", cells(), found))
-    figures = means(page.watch(judged))
+    validated = [case("right", cells(), cells()), case("half & half", cells(), found, "dic")]
+    validated.append(case("other", cells(), found))
+    figures = means(page.watch(validated))
     wanted = {"bf": 0.833, "dic": 0.667, "mean of modalities": 0.75}
     assert figures == pytest.approx(wanted, abs=1e-3)
     page.write(tmp_path, 5, "held out")
@@ -97,7 +97,7 @@ class Told(torch.nn.Module):
 
 
 @pytest.mark.parametrize("preset", ["compact", "tiny"])
-def test_the_judge_puts_cells_where_they_lie(tmp_path: Path, preset: str) -> None:
+def test_validation_puts_cells_where_they_lie(tmp_path: Path, preset: str) -> None:
     """With the decoder that the network is used with; the content box is all that is stored."""
     truth, encoding = cells(), "paper"
     box = slice(10, 90), slice(12, 120)
@@ -111,12 +111,12 @@ def test_the_judge_puts_cells_where_they_lie(tmp_path: Path, preset: str) -> Non
     path.parent.mkdir(parents=True)
     tifffile.imwrite(path, truth)
     tiling = PRESETS[preset].judging()
-    judge = Judge(dataset, tmp_path, {"a": {"modality": "pc"}}, encoding, tiling)
-    (judged,) = judge.look(Told(), torch.device("cpu"))
-    assert judged.score.f1 == 1
-    assert (judged.name, judged.modality) == ("a", "pc")
-    overlap = [np.bincount(judged.found[truth == n]).argmax() for n in (1, 2, 3)]
+    validator = Validator(dataset, tmp_path, {"a": {"modality": "pc"}}, encoding, tiling)
+    (validated,) = validator.look(Told(), torch.device("cpu"))
+    assert validated.score.f1 == 1
+    assert (validated.name, validated.modality) == ("a", "pc")
+    overlap = [np.bincount(validated.found[truth == n]).argmax() for n in (1, 2, 3)]
     assert sorted(overlap) == [1, 2, 3]
     np.testing.assert_array_equal(
-        judged.picture[box], content[:, 0][(..., *box)].transpose(1, 2, 0)
+        validated.picture[box], content[:, 0][(..., *box)].transpose(1, 2, 0)
     )

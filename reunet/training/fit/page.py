@@ -18,7 +18,7 @@ from reunet.io.export.overlay import View, paint, stretch_limits
 from reunet.io.export.verdict import FALSE, HIT, MISS
 from reunet.metric import compact
 from reunet.run.outputs import hits
-from reunet.training.fit.validate import Judged
+from reunet.training.fit.validate import Validated
 
 NAME = "predictions.html"
 MOST_SHOWN = 8
@@ -32,9 +32,9 @@ class Page:
     def __init__(self, names: Collection[str]) -> None:
         self.names, self.rows = names, list[tuple[float, str]]()
 
-    def watch(self, judged: Iterable[Judged]) -> Iterator[Judged]:
+    def watch(self, validated: Iterable[Validated]) -> Iterator[Validated]:
         """Pass on all cases."""
-        for case in judged:
+        for case in validated:
             if case.name in self.names:
                 self.rows.append((case.score.f1, row(case)))
             yield case
@@ -48,7 +48,7 @@ class Page:
             temporary.write_text(page, encoding="utf-8")
 
 
-def row(case: Judged) -> str:
+def row(case: Validated) -> str:
     """A row of the table: name, F1 and counts; truth and prediction over the image."""
     truth, predicted = pictures(case)
     name, score = escape(case.name), case.score
@@ -60,14 +60,14 @@ def row(case: Judged) -> str:
     )
 
 
-def pictures(case: Judged) -> tuple[str, str]:
+def pictures(case: Validated) -> tuple[str, str]:
     """Truth and prediction as JPEG in base64: hits, misses and false cells in their colours."""
     truth, found = compact(case.truth), compact(case.found)
     of_truth, of_found = hits(truth, found)
     return outlined(case, truth, of_truth, MISS), outlined(case, found, of_found, FALSE)
 
 
-def outlined(case: Judged, labels: np.ndarray, hit: np.ndarray, other: RGB) -> str:
+def outlined(case: Validated, labels: np.ndarray, hit: np.ndarray, other: RGB) -> str:
     """The outlines of labels over the image, in blue those of the ids in `hit`."""
     from PIL import Image
 

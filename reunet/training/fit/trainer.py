@@ -26,7 +26,7 @@ from reunet.training.fit.page import MOST_SHOWN, Page
 from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.teachers import Teachers
-from reunet.training.fit.validate import Judge, means, pick_cases
+from reunet.training.fit.validate import Validator, means, pick_cases
 from reunet.training.presets import PRESETS, WITH_UNLABELLED
 from reunet.training.talk import Ticker, deaf_children
 
@@ -163,10 +163,10 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         return train + pseudo, val
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """The fold's two data sets; also sets up the judge of the instance F1."""
+        """The fold's two data sets; also sets up what measures the instance F1."""
         train, val = super().get_tr_and_val_datasets()
         cases = read_cases(self.root)
-        self.judge = Judge(
+        self.validator = Validator(
             self.dataset_class(
                 self.preprocessed_dataset_folder, pick_cases(val.identifiers, cases)
             ),
@@ -268,7 +268,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.iteration = 0
 
     def on_epoch_end(self) -> None:
-        """Log, judge, keep a checkpoint, and end when the time is over."""
+        """Log, validate, keep a checkpoint, and end when the time is over."""
         last = self.time_is_up() or self.current_epoch == self.num_epochs - 1
         line = self.note_epoch(last) if self.local_rank == 0 else ""
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
@@ -310,11 +310,11 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def instance_f1(self) -> dict[str, float]:
         """Mean F1 of the validation cases, by modality and over modalities; some are shown on a
         page in the fold's folder."""
-        names = self.judge.dataset.identifiers
-        page = Page(pick_cases(names, self.judge.cases, MOST_SHOWN))
+        names = self.validator.dataset.identifiers
+        page = Page(pick_cases(names, self.validator.cases, MOST_SHOWN))
         self.set_deep_supervision_enabled(False)
-        judged = self.judge.look(self.plain_network().eval(), self.device)
-        scores = means(page.watch(judged))
+        validated = self.validator.look(self.plain_network().eval(), self.device)
+        scores = means(page.watch(validated))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         what = "learnt from" if self.fold == "all" else "held out"
         page.write(Path(self.output_folder), self.current_epoch, what)

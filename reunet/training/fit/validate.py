@@ -38,7 +38,7 @@ def pick_cases(names: Iterable[str], cases: Cases, most: int = MOST_CASES) -> li
     return sorted(name for members in by_modality.values() for name in members[:share])
 
 
-class Judged(NamedTuple):
+class Validated(NamedTuple):
     """A validation case. H, W: of the image as training reads it."""
 
     name: str
@@ -50,8 +50,8 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The preprocessed cases (an nnU-Net data set) that a network is judged by, and how."""
+class Validator:
+    """The preprocessed cases (an nnU-Net data set) that a network is validated by, and how."""
 
     dataset: Any
     root: Path  # of the training, where the true instances lie
@@ -59,7 +59,7 @@ class Judge:
     encoding: str
     tiling: Tiling
 
-    def look(self, module: torch.nn.Module, device: torch.device) -> Iterator[Judged]:
+    def look(self, module: torch.nn.Module, device: torch.device) -> Iterator[Validated]:
         """Segment the cases as the network's weights are used later, at the true size of cells."""
         network = Average([as_network(module, device, self.tiling.outputs)])
         for name in self.dataset.identifiers:
@@ -71,7 +71,7 @@ class Judge:
             picture[box] = content.transpose(1, 2, 0)
             found = self.cells(predict_scaled(content, network, self.tiling), truth.shape, box)
             score = score_pair(truth, found)
-            yield Judged(name, self.cases[name]["modality"], picture, truth, found, score)
+            yield Validated(name, self.cases[name]["modality"], picture, truth, found, score)
 
     def cells(
         self, logits: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]
@@ -85,10 +85,10 @@ class Judge:
         return decode_field(classes, field)
 
 
-def means(judged: Iterable[Judged]) -> dict[str, float]:
+def means(validated: Iterable[Validated]) -> dict[str, float]:
     """Mean official F1 by modality and over modalities."""
     scores: dict[str, list[float]] = defaultdict(list)
-    for case in judged:
+    for case in validated:
         scores[case.modality].append(case.score.f1)
     by_modality = {modality: float(np.mean(f1)) for modality, f1 in sorted(scores.items())}
     return {**by_modality, "mean of modalities": float(np.mean(list(by_modality.values())))}
@@ -108,12 +108,12 @@ def fold_f1(root: Path, preset: str, checkpoint: Path, fold: str, device: str) -
     cases = read_cases(root)
     validated = read_json(layout.folds_file(root))[int(fold)]["val"]
     names = pick_cases(validated, cases, MOST_OF_FOLD)
-    judge = Judge(
+    validator = Validator(
         nnUNetDatasetBlosc2(str(cases_folder(root, preset)), names),
         root,
         cases,
         read_json(layout.description(root))["encoding"],
         PRESETS[preset].judging(),
     )
-    judged = judge.look(load_network(checkpoint, preset), torch.device(device))
-    return round(means(judged)["mean of modalities"], 4)
+    validated = validator.look(load_network(checkpoint, preset), torch.device(device))
+    return round(means(validated)["mean of modalities"], 4)

@@ -230,13 +230,16 @@ def finish(
     """Compare students and teacher on the validation folds and mark the round complete."""
     folder = layout.round_folder(plan.root, stage)
     student = layout.checkpoint(plan.root, plan.preset, stage)
-    judged = {"teacher": judge(plan, folder, start), "student": judge(plan, folder, str(student))}
+    validated = {
+        "teacher": validate_folds(plan, folder, start),
+        "student": validate_folds(plan, folder, str(student)),
+    }
     rows = [
-        {"fold": fold, **{f"{who}_f1": f1[fold] for who, f1 in judged.items()}}
-        for fold in judged["teacher"]
+        {"fold": fold, **{f"{who}_f1": f1[fold] for who, f1 in validated.items()}}
+        for fold in validated["teacher"]
     ]
     write_csv(folder / "folds.csv", ("fold", "teacher_f1", "student_f1"), rows)
-    means = {f"{who}_f1": mean_f1(f1) for who, f1 in judged.items()}
+    means = {f"{who}_f1": mean_f1(f1) for who, f1 in validated.items()}
     before, after = means["teacher_f1"], means["student_f1"]
     helped = before is None or after is None or after > before
     labels = read_json(layout.pseudo_cases_file(plan.root, plan.preset, stage))
@@ -256,18 +259,18 @@ def mean_f1(f1: dict[str, float | None]) -> float | None:
     return round(float(np.mean(known)), 4) if known else None
 
 
-def judge(plan: SelfTraining, folder: Path, checkpoints: str) -> dict[str, float | None]:
+def validate_folds(plan: SelfTraining, folder: Path, checkpoints: str) -> dict[str, float | None]:
     """F1 of each fold's own validation part, kept over the rounds beside the checkpoints' names."""
     record = layout.f1_record(plan.root)
     known = read_json(record) if record.exists() else {}
     paths = {str(fold): Path(checkpoints.format(fold=fold)) for fold in plan.folds}
     keys = {fold: f"{path.resolve()} {path.stat().st_mtime_ns}" for fold, path in paths.items()}
     missing = {
-        f"judge_{fold}": (plan.root, plan.preset, path, fold, plan.device)
+        f"validate_{fold}": (plan.root, plan.preset, path, fold, plan.device)
         for fold, path in paths.items()
         if keys[fold] not in known
     }
     found = run_each(fold_f1, missing, plan.jobs, folder / "logs")
-    known |= {keys[name.removeprefix("judge_")]: f1 for name, f1 in found.items()}
+    known |= {keys[name.removeprefix("validate_")]: f1 for name, f1 in found.items()}
     write_json(record, known)
     return {fold: known[key] for fold, key in keys.items()}

@@ -78,11 +78,11 @@ def store_images(
             image = known.get(path.name)
             if not image or not _is_stored(store, path, image, chosen.diameter):
                 image, pixels = _look(path, case, meta.get(name, {}))
-                _check_twin(path, image, digests, labelled)
+                _check_duplicate(path, image, digests, labelled)
                 if measure:
                     image, pixels = _brought_to(image, pixels, chosen.diameter, measure)
                 _store(store, image, pixels, chosen.patch)
-            _check_twin(path, image, digests, labelled)
+            _check_duplicate(path, image, digests, labelled)
         except ImageError as error:
             left_out[path.name] = str(error)
             continue
@@ -130,12 +130,12 @@ def _look(path: Path, case: str, about: dict[str, str]) -> tuple[UnlabelledImage
     return image, pixels
 
 
-def _check_twin(
+def _check_duplicate(
     path: Path, image: UnlabelledImage, digests: dict[str, str], labelled: dict[str, str]
 ) -> None:
-    if twin := digests.get(image.digest):
+    if duplicate := digests.get(image.digest):
         where = "in the labelled set too" if image.digest in labelled else "here twice"
-        raise ImageError(f"{path}: stands {where}, as {twin}: left out")
+        raise ImageError(f"{path}: stands {where}, as {duplicate}: left out")
 
 
 def _store(store: Path, image: UnlabelledImage, pixels: np.ndarray, patch: int) -> None:
@@ -187,7 +187,7 @@ def labelled_digests(root: Path, others: Iterable[Path] = ()) -> dict[str, str]:
         try:
             pixels = normalise_channels(read_image(path).pixels)
         except ImageError:
-            continue  # what cannot be read has no twin
+            continue  # what cannot be read has no duplicate
         digests.setdefault(pixel_digest(pixels), path.name)
     return digests
 
