@@ -4,6 +4,7 @@ Nothing of Dask is imported unless this module is used (extra `dask`).
 """
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from reunet.network.bundle import open_bundle
 from reunet.run.resume import bundle_hash, model_hash
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 SECONDS = 15  # that a scheduler or its first worker may take to answer
 
@@ -63,10 +64,8 @@ def cluster(scheduler: str | None, workers: int | None) -> "Iterator[Client]":
     with contextlib.ExitStack() as stack:
         try:
             if scheduler is None:
-                own = distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-                )
-                client = distributed.Client(stack.enter_context(own), timeout=SECONDS)
+                own = stack.enter_context(_own_cluster(workers or 1))
+                client = distributed.Client(own, timeout=SECONDS)
             else:
                 client = distributed.Client(scheduler, timeout=SECONDS)
             stack.enter_context(client)
@@ -102,6 +101,35 @@ def _folder_here(weights: Weights) -> Path:
     has = f"has {' and '.join(dict.fromkeys(found))}" if found else "has none"
     needs = f"the worker needs weights {weights.hash} and {has}"
     raise WeightsError(f"{weights.folder}: {needs}; copy the bundle there")
+
+
+@contextlib.contextmanager
+def _own_cluster(workers: int) -> "Iterator[LocalCluster]":
+    """Worker processes on this machine, which share its cores.
+
+    They get what Dask sets for many small tasks otherwise: no profile of every hundredth of a
+    second, no dashboard, and no allocator that gives every freed array back to the system at once.
+    """
+    import dask
+    from distributed import LocalCluster
+
+    threads = str(max(1, cores() // workers))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    settings = {
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "200ms",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as own,
+    ):
+        yield own
+
+
+def cores() -> int:
+    """Cores that this process and its children may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_workers(client: "Client", weights: Weights, images: Sequence[Path], output: Path) -> None:
