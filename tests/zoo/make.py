@@ -100,12 +100,14 @@ a plain 8-bit PNG of the same pixels.
   patterns in quotes, may be given at once.
 * **Slides of scanners.** `.svs`, `.scn` and `.bif` are TIFFs and go the same way, in bands; of a
   `.bif` the tiles are taken as they lie in the file, their overlap is not stitched. A `.ndpi` of
-  Hamamatsu's own JPEG layout is refused: export it as TIFF.
+  Hamamatsu's own JPEG layout is refused: export it as TIFF. Tested with TIFFs made for it, and with
+  the small `.svs` of OpenSlide's own tests; no other scanner's file was at hand.
 * **OME-Zarr** (NGFF 0.4 and 0.5, local folders `*.zarr`; `pip install 'reunet[zarr]'`): the full
   size of the first multiscale, in bands of chunks. `--export zarr` writes labels as OME-Zarr 0.5.
 * **Microscopes' files** (`.czi`, `.nd2`, `.lif`; `pip install 'reunet[formats]'`): the first scene,
-  by the plug-ins of bioio; that for `.czi` is under the GPL. A plane is held as a whole. `.czi` and
-  `.lif` are tested with files made for it; for `.nd2` there was none, only damaged ones are.
+  by the plug-ins of bioio; that for `.czi` is under the GPL. A plane is held as a whole. Tested
+  with a `.czi` that Zeiss's own library writes, a `.lif` put together by Leica's description of it,
+  and a real `.nd2` of Nikon's program, which another reader's package ships (slow tests fetch it).
 * **Colours.** Grey is repeated three times, a palette becomes RGB, CMYK is mixed, CIELAB and YCbCr
   are converted, alpha is dropped, white-is-zero is inverted; other colour models are refused.
   Profiles, gamma and the orientation in EXIF are not applied: the
