@@ -114,7 +114,8 @@ def load_model(
     names = choose_folds(bundle, folds)
     numbers = choose_precision(precision, chosen)
     if chosen == "cpu":
-        on_cpu = tuple(Fold(bundle, name, numbers) for name in names)
+        first = Fold(bundle, names[0], numbers, ahead=bundle.has_size)  # sizes come before tiles
+        on_cpu = (first, *(Fold(bundle, name, numbers) for name in names[1:]))
         on_cpu[0].load()
         size_network = _size_network(bundle, numbers)
         return Model(bundle, on_cpu, names, chosen, size_network=size_network, precision=numbers)

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=default_weights())
     parser.add_argument("--each", type=int, default=4, help="images of a source")
     options = parser.parse_args()
-    model = load_model(options.weights, "cpu")
+    model = load_model(options.weights, "cpu").at("best")
     names = draw(options.data, options.each, val=False, column="source")
     scores = [f1_of(options.data, name, model) for name in names]
     rows = [(way, f"{np.mean([f1[way] for f1 in scores]):.3f}") for way in scores[0]]

@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from reunet.network.architecture import NORM_EPS
-from reunet.network.bundle import Bundle, load_tensors, open_bundle
+from reunet.network.bundle import STUDENT, Bundle, load_tensors, open_bundle
 from reunet.training.data.dataset import nnunet_architecture
 
 LABELS = ("background", "interior", "boundary", "field")  # one an output: only the time counts
@@ -52,7 +52,7 @@ def initialise(predictor: nnUNetPredictor, bundle: Bundle) -> None:
     configuration = manager.get_configuration("2d")
     network = nnUNetTrainer.build_network_architecture(manager, configuration, 3, outputs, False)
     parameters = []
-    for fold in bundle.folds:
+    for fold in [STUDENT] if STUDENT in bundle.folds else bundle.folds:  # as ours
         own = {n: torch.from_numpy(values) for n, values in load_tensors(bundle, fold).items()}
         wrong = network.load_state_dict(own, strict=False)  # it names a tensor up to four times
         if wrong.unexpected_keys:

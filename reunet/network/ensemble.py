@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 
 class Fold:
-    """A fold on the CPU: by OpenVINO, or by PyTorch where that is missing or fails."""
+    """A fold on the CPU: by OpenVINO, or by PyTorch where that is missing or fails.
 
-    def __init__(self, bundle: Bundle, name: str, precision: Precision = "f32") -> None:
-        self.bundle, self.name, self.precision = bundle, name, precision
+    ahead: see `openvino_backend.build_network`.
+    """
+
+    def __init__(
+        self, bundle: Bundle, name: str, precision: Precision = "f32", ahead: bool = False
+    ) -> None:
+        self.bundle, self.name, self.precision, self.ahead = bundle, name, precision, ahead
         self._network: Network | None = None
         self._by_torch = False
 
@@ -62,7 +67,8 @@ class Fold:
     def _by_openvino(self) -> Network:
         from reunet.network import openvino_backend
 
-        return openvino_backend.build_network(*self._parts(), self.bundle.tile, self.precision)
+        parts = self._parts()
+        return openvino_backend.build_network(*parts, self.bundle.tile, self.precision, self.ahead)
 
     def _on_torch(self) -> Network:
         from reunet.network import torch_backend

@@ -25,6 +25,7 @@ from reunet.network.precision import Precision
 
 CACHE_BYTES = 2**28  # of compiled graphs in all
 LARGEST_CACHED = 2**25  # bytes of a graph; where a tile takes seconds, a tenth saved is nothing
+ANY = (-1, -1)  # px, edges of a graph that takes tiles of any
 DIGEST = 32  # bytes of the sha256 that a stored graph begins with
 
 Tensors = Mapping[str, np.ndarray]
@@ -54,7 +55,11 @@ with _without_converters():
 
 
 def build_network(
-    arch: Architecture, tensors: Tensors, tile: int, precision: Precision = "f32"
+    arch: Architecture,
+    tensors: Tensors,
+    tile: int,
+    precision: Precision = "f32",
+    ahead: bool = False,
 ) -> Network:
     """The network of a fold.
 
@@ -62,6 +67,7 @@ def build_network(
     of which a large image has many, get a graph of their own, which is a tenth faster. Those of
     small images share one: to compile another for each size would take as long as a tile.
     precision: of products and maps, see `precision.cpu_precision`; both sides stay float32.
+    ahead: compile the shared graph on a thread, while the caller does what comes before tiles.
     Raises RuntimeError where OpenVINO cannot compile the network.
     """
     lock = threading.Lock()  # a request serves one thread at a time
@@ -82,12 +88,18 @@ def build_network(
         shape = tiles.shape[2:]
         logits = np.empty((len(tiles), arch.outputs, *shape), np.float32)
         with lock:
-            infer = request((tile, tile) if shape == (tile, tile) else (-1, -1)).infer
+            infer = request((tile, tile) if shape == (tile, tile) else ANY).infer
             for n in range(len(tiles)):
                 results = infer({0: tiles[n : n + 1]}, share_inputs=True, share_outputs=True)
                 logits[n] = results[0][0]  # OpenVINO's own memory: the next tile overwrites it
         return logits
 
+    def compile_ahead() -> None:
+        with lock, contextlib.suppress(RuntimeError):  # a tile will meet with it again
+            request(ANY)
+
+    if ahead:
+        threading.Thread(target=compile_ahead).start()
     return network
 
 
@@ -197,7 +209,7 @@ def cache_folder() -> Path | None:
 def build_model(
     arch: Architecture,
     tensors: Tensors,
-    edges: tuple[int, int] = (-1, -1),
+    edges: tuple[int, int] = ANY,
     last: int | None = None,
 ) -> Any:
     """OpenVINO's graph of the network: (1, 3, H, W) -> (1, C, H, W) float32.

@@ -14,6 +14,7 @@ from scipy import ndimage
 from conftest import ROOT
 from reunet import doctor
 from reunet.cli_doctor import doctor as command
+from reunet.network.bundle import fold_file, open_bundle
 
 CHECKS = ["system", "packages", "processor", "device", "weights", "cache", "self-test"]
 
@@ -49,7 +50,7 @@ def test_people_get_a_line_a_check() -> None:
 
 def test_damaged_weights_are_found(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "weights/compact", tmp_path / "bundle")
-    path = tmp_path / "bundle/fold_all.safetensors"
+    path = tmp_path / "bundle" / fold_file(open_bundle(tmp_path / "bundle").folds[0])
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -6,9 +6,11 @@ No GPU is needed: where one is asked for, PyTorch's CPU stands in for it.
 import copy
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +131,30 @@ def test_logits_outlive_the_next_call() -> None:
     assert np.array_equal(first, before)
     assert np.array_equal(given, NOISE[1:])
     assert np.array_equal(network(NOISE), np.concatenate([first, second]))
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_is_compiled_ahead_is_what_tiles_would_have_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = TINY, tensors_of(random_module(TINY)), NOISE.shape[-1] * 2, "f32"
+    expected = openvino_backend.build_network(*parts)(NOISE)  # type: ignore[arg-type]
+    compiled = []
+    real = openvino_backend.build_model
+
+    def build_model(*arguments: Any) -> Any:
+        compiled.append(threading.current_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(openvino_backend, "build_model", build_model)
+    network = openvino_backend.build_network(*parts, True)  # type: ignore[arg-type]
+    assert np.array_equal(network(NOISE), expected)
+    assert len(compiled) == 1
+    assert compiled[0] is not threading.main_thread()
+    monkeypatch.setattr(openvino_backend, "build_model", fail)
+    network = openvino_backend.build_network(*parts, True)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="no such instruction"):
+        network(NOISE)
 
 
 @pytest.fixture
