@@ -191,7 +191,7 @@ def interrupt(arguments: list[str | Path], *marks: str) -> None:
         assert process.stdout
         for mark in marks:
             assert any(line.startswith(mark) for line in process.stdout), mark
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)  # SIGINT is not heard by who runs in the background
         process.stdout.read()
     assert process.returncode == 130
 
