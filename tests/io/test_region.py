@@ -382,3 +382,15 @@ def test_the_command(tmp_path: Path) -> None:
         refused = subprocess.run([*command, bad], capture_output=True, text=True)
         assert refused.returncode == 2
         assert told in refused.stderr
+
+
+def test_every_plane_of_a_stack(model: Model, tmp_path: Path) -> None:
+    path, region = tmp_path / "a.tif", (150, 100, 200, 230)
+    stack = np.stack([IMAGE[..., 0], IMAGE[::-1, :, 0]])
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZYX"})
+    options = replace(SIMPLE, region=region, plane="all")
+    [outcome] = segment_files([path], tmp_path, model, options)
+    assert outcome.error is None
+    found = tifffile.imread(outcome.label)
+    for labels, plane in zip(found, stack, strict=True):
+        assert np.array_equal(labels, segment(plane, model, SIMPLE, region=region))
