@@ -215,3 +215,58 @@ def test_snakemake(images: Path, tmp_path: Path, snakemake: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert all((labels / name).stat().st_mtime_ns == time for name, time in there.items())
     assert (labels / "b_label.tiff").exists()
+
+
+# -- SLURM, whose variables are set here, and whose `srun` is a shell that starts two processes
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a job, with the commands of this environment on its path."""
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    for name, what in (
+        ("srun", '"$@" & "$@" & wait'),
+        ("dask", f'exec {sys.executable} -m dask "$@"'),
+        ("reunet", f'exec {REUNET} "$@"'),
+    ):
+        (stubs / name).write_text(f"#!/bin/sh\n{what}\n")
+        (stubs / name).chmod(0o755)
+    path = f"{stubs}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "7"}
+
+
+def labels_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: tifffile.imread(path).tobytes() for path in folder.glob("*_label.tiff")}
+
+
+def test_a_slurm_array(images: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
+    """The shares of all tasks are the folder; a broken image is its task's exit code."""
+    shutil.copy(images / "a.png", images / "a.old.PNG")
+    (images / "b.png").write_text("no image")
+    (images / "notes.txt").write_text("no image either")
+    whole = tmp_path / "whole"
+    subprocess.run([REUNET, "predict", images, whole, "--no-tta", "-q"], capture_output=True)
+    tasks = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
+    codes, made = [], []
+    for task in "1234":
+        labels = tmp_path / f"labels {task}"
+        command = ["sh", EXAMPLES / "cluster/slurm_array.sh", images, labels, "--no-tta"]
+        environment = {**slurm, **tasks, "SLURM_ARRAY_TASK_ID": task}
+        codes.append(subprocess.run(command, env=environment).returncode)
+        made.append(labels_of(labels))
+    assert codes == [0, 1, 0, 0]  # a.png and a.old.PNG, b.png, c.png, nothing
+    assert [len(labels) for labels in made] == [2, 0, 1, 0]
+    assert made[0] | made[2] == labels_of(whole)
+
+
+@pytest.mark.skipif(not find_spec("distributed"), reason="Dask is not installed")
+def test_dask_on_slurm(images: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
+    whole, labels = tmp_path / "whole", tmp_path / "labels"
+    subprocess.run([REUNET, "predict", images, whole, "--no-tta", "-q"], capture_output=True)
+    command = ["sh", EXAMPLES / "cluster/slurm_dask.sh", images, labels, "--no-tta", "--table"]
+    result = subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert labels_of(labels) == labels_of(whole)
+    assert (labels / "cells.csv").exists()
+    assert not [*labels.glob(".scheduler*")]
