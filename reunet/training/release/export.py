@@ -89,19 +89,7 @@ def export(
     prepare = f"python -m reunet.training prepare --encoding {dataset_json['encoding']}"
     about = {
         "name": f"reunet-{preset}",
-        "input": "channels rescaled to 0..255 from percentiles 1 and 99, z-score per channel",
-        "classes": list(dataset_json["labels"]),
-        "encoding": dataset_json["encoding"],
-        "decoder": "field" if chosen.architecture.field else "regrow",
-        "decoder_parameters": {
-            "min_seed_px": MIN_SEED[dataset_json["encoding"]],
-            "ring_outside_px": RING_OUTSIDE[dataset_json["encoding"]],
-            "min_cell_px": SMALLEST_CELL,
-        },
-        "tile": chosen.tile,
-        "step": chosen.step,
-        **({"diameter": chosen.diameter} if chosen.diameter else {}),
-        "smallest": chosen.patch,
+        **how_to_use(chosen, dataset_json),
         "stages": [*(parent.about.get("stages", []) if parent else []), *summary(trained)],
         **({"size_network": size[1]} if size else {}),
         "training_data": merged(earlier, sources),
@@ -114,6 +102,26 @@ def export(
     }
     save_bundle(bundle, chosen.architecture, folds, about, size=size[0] if size else None)
     return tuple(folds)
+
+
+def how_to_use(preset: Preset, data: dict[str, Any]) -> dict[str, Any]:
+    """What the card says to whoever predicts. data: the dataset.json."""
+    encoding = data["encoding"]
+    return {
+        "input": "channels rescaled to 0..255 from percentiles 1 and 99, z-score per channel",
+        "classes": list(data["labels"]),
+        "encoding": encoding,
+        "decoder": "field" if preset.architecture.field else "regrow",
+        "decoder_parameters": {
+            "min_seed_px": MIN_SEED[encoding],
+            "ring_outside_px": RING_OUTSIDE[encoding],
+            "min_cell_px": SMALLEST_CELL,
+        },
+        "tile": preset.tile,
+        "step": preset.step,
+        **({"diameter": preset.diameter} if preset.diameter else {}),
+        "smallest": preset.patch,
+    }
 
 
 def started_bundle(checkpoints: Iterable[Path]) -> Bundle | None:
