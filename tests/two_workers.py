@@ -16,10 +16,12 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from benchmarks.speed.timing import SAMPLES, cores, machine, print_table, verdict
 from benchmarks.speed.whole_run import write_slide
+from reunet.io.images import read_label
 
 SHARE, MEMORY = 0.9, 3e9  # of the throughput, at least; bytes of any process, at most
 
@@ -47,12 +49,12 @@ def main() -> None:
 
 
 def compare(given: Path, folder: Path, further: list[str]) -> tuple[float, float]:
-    """Seconds of one process and of workers; the labels have to be the same to the byte."""
+    """Seconds of one process and of workers; the labels have to be the same, pixel by pixel."""
     rows, found, most = [], [], 0.0
     for way, workers in (("one", []), ("workers", ["--workers", str(cores())])):
         output = folder / f"{given.stem}_{way}"
         seconds, memory = watched(["predict", given, output, "--device", "cpu", *further, *workers])
-        labels = {path.name: path.read_bytes() for path in sorted(output.glob("*.tiff"))}
+        labels = {path.name: read_label(path) for path in sorted(output.glob("*.tiff"))}
         found.append((seconds, labels))
         rows.append((way, f"{seconds:.1f}", len(labels), *(f"{n / 1e9:.2f}" for n in memory[:3])))
         most = max(most, memory[0])
@@ -60,7 +62,10 @@ def compare(given: Path, folder: Path, further: list[str]) -> tuple[float, float
         (given.name, "seconds", "labels", "GB of the largest process", "next", "next"), rows
     )
     (one, labels), (two, others) = found
-    print("labels are the same to the byte" if labels == others else "LABELS DIFFER")
+    same = labels.keys() == others.keys() and all(
+        np.array_equal(labels[name], others[name]) for name in labels
+    )
+    print("labels are the same to the bit" if same else "LABELS DIFFER")
     print(f"most memory of a process: {verdict(most < MEMORY, f'{MEMORY / 1e9:.0f} GB')}\n")
     return one, two
 
