@@ -22,6 +22,7 @@ from as_nnunet import logits_as_nnunet
 from PIL import Image
 
 from conftest import ROOT, SAMPLES
+from processes import TOGETHER
 from reunet import segment
 from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.tiles import content_box
@@ -54,6 +55,7 @@ def script(name: str, *arguments: str | Path) -> str:
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
+        **TOGETHER,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -447,13 +449,3 @@ def check_paper(trainer: nnUNetTrainerReUNet, epochs: int, rates: dict[int, floa
     expected = np.sqrt(2 / (1 + 0.01**2) / (9 * convolution.in_channels))  # He, leaky ReLU
     assert convolution.weight.std().item() == pytest.approx(expected, rel=0.02)
     assert not convolution.bias.any()
-
-
-def test_nnunet_finds_our_trainer_by_name() -> None:
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    from reunet.training.fit import jobs
-
-    hook = str(Path(jobs.__file__).with_name("hook"))
-    found = recursive_find_python_class(hook, jobs.TRAINER, None)
-    assert found is nnUNetTrainerReUNet

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conftest import REUNET
+from processes import TOGETHER, hear_and_die
 from reunet.cli import main
 from reunet.errors import ImageError
 from reunet.network.architecture import Architecture
@@ -285,9 +286,9 @@ def test_the_command_goes_on_where_it_was_interrupted(
         command,
         env=environment,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        preexec_fn=hear_and_die,
         **pipes,
-    ) as running:  # a shell's background would have it ignore Ctrl-C
+    ) as running:
         assert running.stdout
         assert running.stderr
         said = []
@@ -301,7 +302,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert len(said) < 20
     assert not any("nnU-Net:" in line or "plans" in line for line in said)
     command[-1] = "0.001"  # over already
-    result = subprocess.run(command, env=environment, **pipes)
+    result = subprocess.run(command, env=environment, **pipes, **TOGETHER)
     assert (result.returncode, result.stderr) == (0, "")
     assert "goes on at epoch 1" in result.stdout
     bundle = open_bundle(out)
@@ -316,7 +317,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert sorted(judged) == sorted(f"{case}.png" for case in folds[0]["val"])
     weights = [*out.rglob("*.pth"), *out.rglob("*.safetensors")]
     times = {path: path.stat().st_mtime_ns for path in weights}
-    again = subprocess.run(command, env=environment, **pipes)
+    again = subprocess.run(command, env=environment, **pipes, **TOGETHER)
     assert again.returncode == 0
     assert "F1 on 1 held-out image: " in again.stdout
     assert {path: path.stat().st_mtime_ns for path in times} == times

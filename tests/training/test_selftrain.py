@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.special import softmax
 
+from processes import TOGETHER, descendants, left_of
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps, stored_field
 from reunet.inference.tiles import Tiling
@@ -769,6 +770,7 @@ def test_a_failure_is_one_line_and_begins_nothing_more(tmp_path: Path) -> None:
         run_each(os._exit, {"gone": (3,)}, 1, tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_nothing_goes_on_where_the_caller_was_killed(tmp_path: Path) -> None:
     code = (
         "import time; from pathlib import Path\n"
@@ -777,29 +779,15 @@ def test_nothing_goes_on_where_the_caller_was_killed(tmp_path: Path) -> None:
         f"    run_each(time.sleep, {{'long': (60,)}}, 1, Path({str(tmp_path)!r}))\n"
     )
     (tmp_path / "caller.py").write_text(code)
-    caller = subprocess.Popen([sys.executable, str(tmp_path / "caller.py")])
-    children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children")
-    if not children.exists():
-        caller.kill()
-        pytest.skip("needs /proc")
+    caller = subprocess.Popen([sys.executable, str(tmp_path / "caller.py")], **TOGETHER)
     deadline = time.monotonic() + 60
     while not (tmp_path / "long.log").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    pids = [int(pid) for pid in children.read_text().split()]
+    pids = descendants(caller.pid)
     assert pids
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
-    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(is_running(pid) for pid in pids)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists that has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert not left_of(pids)
 
 
 # -- the card

@@ -3,9 +3,12 @@
 import csv
 import json
 import math
+import os
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
-from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Zoom, widen_zoom, with_maps
+from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, OwnDraws, Zoom, widen_zoom, with_maps
 from reunet.training.fit.log import F1, TrainingLog, epoch_line
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
 from reunet.training.fit.schedule import halving, warm_cosine
@@ -185,6 +188,23 @@ def test_all_weights_of_an_unweighted_training_are_one() -> None:
     for part in (fine, coarse):
         assert (part[1] == 1).all()
         assert set(part[0].unique().tolist()) <= {0, 1}
+
+
+def draw(queue: Any) -> None:
+    np.random.seed(None)  # noqa: NPY002 as nnU-Net's loaders do
+    OwnDraws()(image=torch.zeros(1))
+    queue.put(torch.rand(1).item())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="loaders are forked")
+def test_every_loader_draws_for_itself() -> None:
+    """Forked, they would all begin with the state of PyTorch's generator in this process."""
+    context = get_context("fork")
+    queue = context.Queue()
+    loaders = [context.Process(target=draw, args=(queue,)) for _ in range(3)]
+    for loader in loaders:
+        loader.start()
+    assert len({queue.get(timeout=60) for _ in loaders}) == len(loaders)
 
 
 def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:
@@ -501,9 +521,15 @@ def test_jobs_that_cannot_be_done(prepared: Path) -> None:
         jobs.check(prepared, jobs.Job("paper", hours=1), 0, 1, "cpu")
     with pytest.raises(ValueError, match="multiple of 32"):
         jobs.check(prepared, jobs.Job("compact", patch=336), 0, 1, "cpu")
-    for job, gpus, device in ((jobs.Job("paper"), 3, "cuda"), (jobs.Job("paper"), 2, "cpu")):
-        with pytest.raises(ValueError, match="several GPUs"):
-            jobs.check(prepared, job, 0, gpus, device)
+    jobs.check(prepared, jobs.Job("compact"), 0, 3, "cpu")
+    for job, count, device, said in (
+        (jobs.Job("compact"), 4, "cuda", "a batch of 6 is shared evenly: choose 2, 3, 6"),
+        (jobs.Job("paper", patch=1536), 2, "cpu", "a batch of 1 is shared evenly: choose 1"),
+        (jobs.Job("compact", hours=1), 2, "cpu", "use --epochs, not --hours"),
+        (jobs.Job("compact"), 2, "mps", "choose --device cuda or cpu, not mps"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            jobs.check(prepared, job, 0, count, device)
     with pytest.raises(FileNotFoundError, match="train that stage first"):
         jobs.check(prepared, jobs.Job("compact", "weightmap", start="/no/{fold}"), 0, 1, "cpu")
     with pytest.raises(FileNotFoundError, match="4_self_train"):

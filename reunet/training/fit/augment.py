@@ -6,9 +6,11 @@ the image, bilinear, untouched by intensity transforms.
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
+import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -27,6 +29,23 @@ class Zoom:
 
     def __call__(self, **_: object) -> float:
         return math.exp(np.random.uniform(self.low, self.high))  # noqa: NPY002 nnU-Net's generator
+
+
+class OwnDraws(BasicTransform):  # type: ignore[misc]
+    """Has each loader draw for itself.
+
+    nnU-Net seeds NumPy's generator in every loader it forks, but not PyTorch's: all loaders would
+    mirror, blur and darken alike, patch after patch.
+    """
+
+    process = 0  # the one that was seeded
+
+    def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
+        """Seed PyTorch's generator in a process that was not yet."""
+        if self.process != os.getpid():
+            self.process = os.getpid()
+            torch.manual_seed(int(np.random.randint(2**62)))  # noqa: NPY002 nnU-Net's generator
+        return data_dict
 
 
 class SplitMaps(BasicTransform):  # type: ignore[misc]
@@ -65,7 +84,7 @@ class JoinMaps(BasicTransform):  # type: ignore[misc]
 
 def with_maps(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
     """nnU-Net's pipeline for segmentations that carry weights and a distance field."""
-    return ComposeTransforms([SplitMaps(), pipeline, JoinMaps(weighted)])
+    return ComposeTransforms([OwnDraws(), SplitMaps(), pipeline, JoinMaps(weighted)])
 
 
 def widen_zoom(pipeline: ComposeTransforms, zoom: tuple[float, float]) -> None:

@@ -22,13 +22,16 @@ def plan_lines(trainer: "nnUNetTrainerReUNet") -> tuple[str, str, str]:
     parameters = sum(p.numel() for p in trainer.plain_network().parameters())
     each = seconds_per_iteration(trainer)
     iterations = trainer.num_iterations_per_epoch
+    patches = f"{trainer.configuration_manager.batch_size} patches"
+    if trainer.is_ddp:
+        patches += f" ({trainer.batch_size} a process)"
     seconds = (trainer.num_epochs - trainer.current_epoch) * iterations * each
     if trainer.hours:
         seconds = max(0.0, trainer.hours * 3600 - trainer.elapsed())
     return (
         f"{job['stage']}, fold {trainer.fold}: {len({*train})} images to learn from, "
         f"{len(val)} to be judged by; starts from {start.format(fold=trainer.fold)}",
-        f"{parameters / 1e6:.2f} M parameters, {trainer.batch_size} patches of {trainer.patch} px "
+        f"{parameters / 1e6:.2f} M parameters, {patches} of {trainer.patch} px "
         f"an iteration, {iterations} iterations an epoch, on {trainer.device}",
         f"{each:.2f} s an iteration: {told_seconds(seconds)} to go, "
         f"about {seconds / each:.0f} iterations",

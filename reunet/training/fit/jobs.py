@@ -8,7 +8,8 @@ from pathlib import Path
 
 from reunet.training import layout
 from reunet.training.data.dataset import is_complete, read_json, write_json
-from reunet.training.layout import CONFIGURATION, DATASET, FINAL, LATEST, TRAINER
+from reunet.training.fit.ranks import BACKENDS, run_ranks
+from reunet.training.layout import CONFIGURATION, DATASET, FINAL, LATEST
 from reunet.training.presets import PRESETS, ROUNDS, WITH_UNLABELLED
 
 # what must not change when a job goes on
@@ -59,7 +60,8 @@ def limit_processes(device: str) -> None:
 def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: int = 1) -> Path:
     """Train one fold, from where an interrupted run stopped. Returns the fold's folder.
 
-    Nothing is done where the final checkpoint stands. num_gpus > 1 is nnU-Net's DDP.
+    Nothing is done where the final checkpoint stands. num_gpus > 1 is nnU-Net's DDP, on a CPU with
+    as many processes.
     Raises FileNotFoundError where something has to be done first, and ValueError for a job that
     cannot be done or is not the one whose results lie there.
     """
@@ -82,7 +84,7 @@ def train(root: Path, job: Job, fold: int | str, device: str = "cpu", num_gpus: 
         planned["batch_size"] = PRESETS[job.preset].batch_of(job.patch)
     write_json(layout.plans_file(root, job.preset, job.stage), plans)
     if num_gpus > 1:
-        train_distributed(job, fold, num_gpus, resume=(output / LATEST).exists())
+        run_ranks(train_here, (plans, fold, device, output), num_gpus, device)
     else:
         train_here(plans, fold, device, output)
     return output
@@ -130,11 +132,20 @@ def check(root: Path, job: Job, fold: int | str, num_gpus: int, device: str) -> 
     if job.patch and job.patch % divisor:
         raise ValueError(f"a patch of {job.patch} px: choose a multiple of {divisor}")
     batch = preset.batch_of(job.patch or preset.patch)
-    if num_gpus > 1 and (job.hours or device != "cuda" or num_gpus > batch):
-        raise ValueError(
-            f"several GPUs need --device cuda, --epochs instead of --hours, and at most "
-            f"{batch} of them, the batch size of preset {job.preset}"
-        )
+    if num_gpus > 1:
+        check_ranks(job, num_gpus, device, batch)
+
+
+def check_ranks(job: Job, num_gpus: int, device: str, batch: int) -> None:
+    """Whether several processes can share a job's batch. Raises ValueError where they cannot."""
+    asked = f"--num-gpus {num_gpus}"
+    if device not in BACKENDS:
+        raise ValueError(f"{asked}: choose --device {' or '.join(BACKENDS)}, not {device}")
+    if job.hours:
+        raise ValueError(f"{asked}: use --epochs, not --hours: each process has a clock of its own")
+    if batch % num_gpus:
+        fitting = ", ".join(str(n) for n in range(2, batch + 1) if batch % n == 0) or "1"
+        raise ValueError(f"{asked}: a batch of {batch} is shared evenly: choose {fitting}")
 
 
 def check_same(output: Path, job: Job, root: Path) -> None:
@@ -154,7 +165,7 @@ def check_same(output: Path, job: Job, root: Path) -> None:
 
 
 def train_here(plans: dict[str, object], fold: int | str, device: str, output: Path) -> None:
-    """Train in this process; the trainer is constructed directly, not looked up by name."""
+    """Train in this process, alone or as one of the ranks of a process group."""
     import torch
 
     from reunet.training.fit.trainer import nnUNetTrainerReUNet
@@ -165,21 +176,9 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
         trainer = nnUNetTrainerReUNet(
             plans, CONFIGURATION, fold, dataset_json, torch.device(device)
         )
+        trainer.initialize()  # and each rank its share of the batch
     torch.backends.cudnn.benchmark = True
-    trainer.initialize()
     if (output / LATEST).exists():
         trainer.load_checkpoint(str(output / LATEST))
         trainer.tell(f"goes on at epoch {trainer.current_epoch}")
     trainer.run_training()
-
-
-def train_distributed(job: Job, fold: int | str, num_gpus: int, resume: bool) -> None:
-    """Train with nnU-Net's own DDP, which finds our trainer through `hook/`."""
-    import torch
-    from nnunetv2.run.run_training import run_training
-
-    os.environ["nnUNet_extTrainer"] = str(Path(__file__).with_name("hook"))
-    run_training(
-        DATASET, CONFIGURATION, fold, TRAINER, job.plans_name, num_gpus=num_gpus,
-        continue_training=resume, device=torch.device("cuda"),
-    )  # fmt: skip

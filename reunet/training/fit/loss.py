@@ -1,6 +1,7 @@
 """`L = L_Dice + L_CE` with the weight map in the Dice term (§2.5), and that of the field."""
 
 import torch
+import torch.distributed
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
@@ -21,14 +22,16 @@ class WeightedDiceCE(nn.Module):
     weight_dice: multiply true and false positives and negatives with the weight map, pixel by
     pixel, as the paper does. weight_ce: weight the cross-entropy too (an option of ours), as a
     weighted mean. batch_dice: one Dice over the batch instead of one an image. The mean runs over
-    interior and boundary, as in nnU-Net's code: the background has no Dice term.
+    interior and boundary, as in nnU-Net's code: the background has no Dice term. ddp: the batch is
+    spread over the ranks of a process group; the mean of their losses, and of their gradients, is
+    then that of the whole batch in one process.
     """
 
     def __init__(
         self, weight_dice: bool, weight_ce: bool = False, batch_dice: bool = True, ddp: bool = False
     ) -> None:
         super().__init__()
-        self.weight_dice, self.weight_ce = weight_dice, weight_ce
+        self.weight_dice, self.weight_ce, self.ddp = weight_dice, weight_ce, ddp
         self.dice = MemoryEfficientSoftDiceLoss(
             softmax_helper_dim1, batch_dice, do_bg=False, smooth=SMOOTH, ddp=ddp
         )
@@ -48,14 +51,23 @@ class WeightedDiceCE(nn.Module):
         entropy = F.cross_entropy(logits, classes[:, 0], reduction="none", ignore_index=IGNORE)
         if weighted and self.weight_ce:
             counted = weights[:, 0] * known[:, 0]
-            entropy = (entropy * counted).sum() / counted.sum().clamp_min(1e-8)
+            entropy = (entropy * counted).sum() / self.of_all_ranks(counted.sum()).clamp_min(1e-8)
         else:
-            entropy = entropy.sum() / known.sum().clamp_min(1)
+            entropy = entropy.sum() / self.of_all_ranks(known.sum()).clamp_min(1)
         total: Tensor = dice + entropy
         if predicted_field.shape[1]:
             error = F.smooth_l1_loss(predicted_field, field, reduction="none", beta=BETA) * known
-            total = total + FIELD * error.sum() / known.sum().clamp_min(1)
+            total = total + FIELD * error.sum() / self.of_all_ranks(known.sum()).clamp_min(1)
         return total
+
+    def of_all_ranks(self, count: Tensor) -> Tensor:
+        """The mean over the ranks of what a rank's sum is divided by: ranks with fewer known
+        pixels then count less, as they do in one batch."""
+        count = count.float()
+        if self.ddp:
+            torch.distributed.all_reduce(count)
+            count = count / torch.distributed.get_world_size()
+        return count
 
 
 class TaughtLoss(nn.Module):

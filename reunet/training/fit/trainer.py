@@ -23,11 +23,13 @@ from reunet.training.fit.forecast import plan_lines
 from reunet.training.fit.log import TrainingLog, epoch_line
 from reunet.training.fit.loss import TaughtLoss, WeightedDiceCE
 from reunet.training.fit.page import MOST_SHOWN, Page
+from reunet.training.fit.ranks import ddp_on
 from reunet.training.fit.schedule import LearningRate
 from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.teachers import Teachers
 from reunet.training.fit.validate import Validator, means, pick_cases
 from reunet.training.presets import PRESETS, WITH_UNLABELLED
+from reunet.training.processes import forks_end_with_this
 from reunet.training.talk import Ticker, deaf_children
 
 MOMENTUM = 0.99
@@ -49,7 +51,11 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        with warnings.catch_warnings():  # nnU-Net takes every rank of a process group for a GPU
+            warnings.filterwarnings("ignore", ".*CUDA is not available", UserWarning)
+            super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":
+            self.device, self.grad_scaler = device, None
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
         self.schedule = self.preset.schedule(self.job["stage"])
@@ -86,7 +92,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def initialize(self) -> None:
         """Build all, and take over the weights that the job starts from."""
-        super().initialize()
+        with ddp_on(self.device.type):
+            super().initialize()
         if self.job["start"]:
             self.start_from(Path(self.job["start"].format(fold=self.fold)))
 
@@ -207,7 +214,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     # -- the loop
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """nnU-Net's, whose processes leave Ctrl-C to this one."""
+        """nnU-Net's, whose processes leave Ctrl-C to this one and end with it."""
+        forks_end_with_this()
         with deaf_children():
             loaders: tuple[Any, Any] = super().get_dataloaders()
         return loaders
@@ -299,10 +307,11 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint in one step: an interruption leaves the one before it whole."""
+        if self.local_rank:  # another rank's file would be taken before it is whole
+            return
         part = Path(f"{filename}.part")
         super().save_checkpoint(str(part))
-        if part.exists():
-            part.replace(filename)
+        part.replace(filename)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Left out: nnU-Net would compute the pixel Dice; `instance_f1` judges our folds."""

@@ -6,15 +6,15 @@ two threads after the other.
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
 from typing import Any
+
+from reunet.training.processes import end_with
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _work(
     work: Callable[..., Any], arguments: tuple[Any, ...], log: Path, sender: Connection, parent: int
 ) -> None:
     os.setpgid(0, 0)  # a group of its own, with the loaders that nnU-Net starts
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent, group=True)  # it would disturb the training that a new start begins
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -92,10 +92,3 @@ def _work(
         sender.send((True, work(*arguments)))
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         sender.send((False, " ".join(str(error).split()) or type(error).__name__))
-
-
-def _end_with(parent: int) -> None:
-    """Left alone, a training would go on, and disturb the one that a new start begins."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.killpg(0, signal.SIGKILL)
