@@ -1,6 +1,5 @@
 """Processes of a training end with it, however it ends: a killed one leaves nothing behind."""
 
-import functools
 import os
 import signal
 import time
@@ -25,21 +24,3 @@ def _watch(parent: int, group: bool) -> None:
     if group:
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-@functools.cache
-def forks_end_with_this() -> None:
-    """From now on every process that this one forks, and that it forks in turn, ends with its
-    parent.
-
-    nnU-Net's loaders would wait for ever for somebody to take their batches. Its pools need
-    nothing: their pipes end with this process.
-    """
-    if not hasattr(os, "register_at_fork"):  # Windows does not fork
-        return
-    forking = [0]
-
-    def before() -> None:
-        forking[0] = os.getpid()
-
-    os.register_at_fork(before=before, after_in_child=lambda: end_with(forking[0]))

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing import get_context
@@ -21,11 +23,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import SAMPLES
+from processes import left_of
 from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
-from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, OwnDraws, Zoom, widen_zoom, with_maps
+from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Beginning, Zoom, widen_zoom, with_maps
 from reunet.training.fit.log import F1, TrainingLog, epoch_line
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
 from reunet.training.fit.schedule import halving, warm_cosine
@@ -190,21 +193,32 @@ def test_all_weights_of_an_unweighted_training_are_one() -> None:
         assert set(part[0].unique().tolist()) <= {0, 1}
 
 
-def draw(queue: Any) -> None:
+def draw(beginning: Beginning, queue: Any) -> None:
     np.random.seed(None)  # noqa: NPY002 as nnU-Net's loaders do
-    OwnDraws()(image=torch.zeros(1))
-    queue.put(torch.rand(1).item())
+    beginning(image=torch.zeros(1))
+    queue.put((os.getpid(), torch.rand(1).item()))
+    time.sleep(300)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="loaders are forked")
-def test_every_loader_draws_for_itself() -> None:
-    """Forked, they would all begin with the state of PyTorch's generator in this process."""
-    context = get_context("fork")
+def start_loaders(kind: str, queue: Any) -> None:
+    context, beginning = get_context(kind), Beginning()
+    for _ in range(3):
+        context.Process(target=draw, args=(beginning, queue)).start()
+    time.sleep(300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and loaders that are forked")
+@pytest.mark.parametrize("kind", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_loaders_draw_for_themselves_and_end_with_their_parent(kind: str) -> None:
+    """Forked, they would all begin with the state of PyTorch's generator in their parent."""
+    context = get_context("spawn")
     queue = context.Queue()
-    loaders = [context.Process(target=draw, args=(queue,)) for _ in range(3)]
-    for loader in loaders:
-        loader.start()
-    assert len({queue.get(timeout=60) for _ in loaders}) == len(loaders)
+    parent = context.Process(target=start_loaders, args=(kind, queue))
+    parent.start()
+    told = dict(queue.get(timeout=200) for _ in range(3))
+    assert len(set(told.values())) == len(told) == 3
+    parent.kill()
+    assert not left_of(set(told))
 
 
 def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:

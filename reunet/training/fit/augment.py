@@ -17,6 +17,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 from reunet.training.data.dataset import MAP_SCALE
 from reunet.training.fit.loss import add_maps
+from reunet.training.processes import end_with
 
 P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
 
@@ -31,19 +32,24 @@ class Zoom:
         return math.exp(np.random.uniform(self.low, self.high))  # noqa: NPY002 nnU-Net's generator
 
 
-class OwnDraws(BasicTransform):  # type: ignore[misc]
-    """Has each loader draw for itself.
+class Beginning(BasicTransform):  # type: ignore[misc]
+    """What a process that loads patches does first: it ends with the one that started it, and draws
+    for itself.
 
-    nnU-Net seeds NumPy's generator in every loader it forks, but not PyTorch's: all loaders would
-    mirror, blur and darken alike, patch after patch.
+    A killed training would leave its loaders behind, which wait for ever for somebody to take their
+    batches. And nnU-Net seeds NumPy's generator in every loader, but not PyTorch's: forked, all of
+    them would mirror, blur and darken alike, patch after patch.
     """
 
-    process = 0  # the one that was seeded
+    def __init__(self) -> None:
+        super().__init__()
+        self.parent = self.begun = os.getpid()
 
     def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
-        """Seed PyTorch's generator in a process that was not yet."""
-        if self.process != os.getpid():
-            self.process = os.getpid()
+        """Leave all as it is."""
+        if self.begun != os.getpid():
+            self.begun = os.getpid()
+            end_with(self.parent)
             torch.manual_seed(int(np.random.randint(2**62)))  # noqa: NPY002 nnU-Net's generator
         return data_dict
 
@@ -84,7 +90,7 @@ class JoinMaps(BasicTransform):  # type: ignore[misc]
 
 def with_maps(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
     """nnU-Net's pipeline for segmentations that carry weights and a distance field."""
-    return ComposeTransforms([OwnDraws(), SplitMaps(), pipeline, JoinMaps(weighted)])
+    return ComposeTransforms([Beginning(), SplitMaps(), pipeline, JoinMaps(weighted)])
 
 
 def widen_zoom(pipeline: ComposeTransforms, zoom: tuple[float, float]) -> None:

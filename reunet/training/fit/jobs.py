@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -172,7 +173,9 @@ def train_here(plans: dict[str, object], fold: int | str, device: str, output: P
 
     dataset_json = read_json(Path(os.environ["nnUNet_preprocessed"], DATASET, "dataset.json"))
     plans = {**plans, "continue_training": (output / LATEST).exists()}
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells the device before it has a log
+    # nnU-Net tells the device before it has a log, and takes every rank for one with a GPU
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CUDA is not available", UserWarning)
         trainer = nnUNetTrainerReUNet(
             plans, CONFIGURATION, fold, dataset_json, torch.device(device)
         )

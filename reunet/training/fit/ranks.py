@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_start_method, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ def run_ranks(
 
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    with tempfile.TemporaryDirectory() as folder, deaf_children():
-        shared = count, device, Path(folder, "store"), os.getpid(), work, arguments
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder, "store"), os.getpid(), get_start_method()
+        shared = count, device, *meeting, work, arguments
         try:
-            spawn(_rank, shared, nprocs=count)  # type: ignore[no-untyped-call]
+            with deaf_children():
+                ranks: Any = spawn(_rank, shared, count, join=False)  # type: ignore[no-untyped-call]
+            while not ranks.join():
+                pass
         except ProcessException as error:  # its last line, below a traceback, says why
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
 
@@ -45,6 +50,7 @@ def _rank(
     device: str,
     store: Path,
     parent: int,
+    start_method: str,
     work: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -52,6 +58,7 @@ def _rank(
     from torch import distributed
 
     end_with(parent)
+    set_start_method(start_method, force=True)  # of loaders: as in a single process
     if device == "cuda":
         torch.cuda.set_device(rank)
     distributed.init_process_group(

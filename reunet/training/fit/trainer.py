@@ -29,7 +29,6 @@ from reunet.training.fit.start import adopted, start_tensors
 from reunet.training.fit.teachers import Teachers
 from reunet.training.fit.validate import Validator, means, pick_cases
 from reunet.training.presets import PRESETS, WITH_UNLABELLED
-from reunet.training.processes import forks_end_with_this
 from reunet.training.talk import Ticker, deaf_children
 
 MOMENTUM = 0.99
@@ -37,11 +36,8 @@ VALIDATION_ITERATIONS = 10
 
 
 class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's naming of trainers
-    """nnU-Net's trainer for a job: what the entry `reunet` of the plans asks for.
-
-    The entry holds the fields of `jobs.Job`. It travels in the plans because nnU-Net constructs
-    trainers by name, in processes of its own where several GPUs train.
-    """
+    """nnU-Net's trainer for a job: what the entry `reunet` of the plans asks for, which holds the
+    fields of `jobs.Job` and so lies with the results."""
 
     def __init__(
         self,
@@ -51,10 +47,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 nnU-Net's signature
     ) -> None:
-        with warnings.catch_warnings():  # nnU-Net takes every rank of a process group for a GPU
-            warnings.filterwarnings("ignore", ".*CUDA is not available", UserWarning)
-            super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type == "cpu":
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # nnU-Net takes every rank of a process group for a GPU
             self.device, self.grad_scaler = device, None
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
@@ -155,11 +149,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def pseudo_cases(self) -> list[str]:
         """The unlabelled cases of rounds of self-training and distillation; others have none."""
-        if self.job["stage"] not in WITH_UNLABELLED:
-            return []
-        return list(
-            read_json(layout.pseudo_cases_file(self.root, self.job["preset"], self.job["stage"]))
-        )
+        file = layout.pseudo_cases_file(self.root, self.job["preset"], self.job["stage"])
+        return list(read_json(file)) if self.job["stage"] in WITH_UNLABELLED else []
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """The fold's labelled cases, and for training alone the pseudo-labelled ones."""
@@ -214,8 +205,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     # -- the loop
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """nnU-Net's, whose processes leave Ctrl-C to this one and end with it."""
-        forks_end_with_this()
+        """nnU-Net's, whose processes leave Ctrl-C to this one."""
         with deaf_children():
             loaders: tuple[Any, Any] = super().get_dataloaders()
         return loaders
