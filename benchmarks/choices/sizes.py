@@ -1,6 +1,6 @@
 """How well the size of cells is estimated, and what a second look and float32 would add.
 
-    python -m benchmarks.choices.sizes DATA [--each 60] [--val] [--weights BUNDLE]
+    python -m benchmarks.choices.sizes DATA [--each 60] [--val]
 
 DATA is a folder with images/, labels/ and a meta.csv; so many training images of each modality
 (--val: all validation images) are measured. The error is the factor between the estimate and the
@@ -30,17 +30,16 @@ HEADS = ("way", "images", "median", "75 % within", "90 % within")
 
 
 def main() -> None:
-    """Measure, and print a table by way and one by wave and modality."""
+    """Measure, and print a table by way and one by wave."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--each", type=int, default=60, help="images of a modality")
     parser.add_argument("--val", action="store_true")
-    parser.add_argument("--weights", type=Path)
     options = parser.parse_args()
     each = 10**6 if options.val else options.each
     meta = draw(options.data, each, val=options.val, column="modality")
     images = {path.stem: path for path in (options.data / "images").iterdir()}
-    networks = {p: load_model(options.weights, "cpu", precision=p) for p in ("auto", "f32")}
+    networks = {p: load_model(device="cpu", precision=p) for p in ("auto", "f32")}
     errors: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     for name in meta:
         truth = typical_diameter(read_label(options.data / "labels" / f"{name}_label.tiff"))
@@ -54,13 +53,9 @@ def main() -> None:
                 found = size.estimate_diameter(views, network)
             errors[way][name] = max(found / truth, truth / found) if found else 9.0
     print(markdown(HEADS, [row(way, [*of_way.values()]) for way, of_way in errors.items()]), "\n")
-    kinds = sorted({(row["wave"], row["modality"]) for row in meta.values()})
-    ours = errors["what ships"]
-    groups = [(k, [e for n, e in ours.items() if (meta[n]["wave"], meta[n]["modality"]) == k])
-              for k in kinds]  # fmt: skip
-    waves = [(f"wave {w}", [e for n, e in ours.items() if meta[n]["wave"] == w]) for w in "12"]
-    named = [(f"wave {wave}, {modality}", found) for (wave, modality), found in groups]
-    print(markdown(HEADS, [row(name, found) for name, found in (*waves, *named) if found]))
+    ours = errors["what ships"].items()
+    waves = [row(f"wave {w}", [error for n, error in ours if meta[n]["wave"] == w]) for w in "12"]
+    print(markdown(HEADS, waves))
 
 
 def row(name: str, errors: list[float]) -> tuple[str, ...]:
