@@ -1,8 +1,8 @@
 """How well the size of cells is estimated, and what a second look and float32 would add.
 
-    python -m benchmarks.choices.sizes DATA [--each 60] [--val]
+    python -m benchmarks.choices.sizes DATA [--val]
 
-DATA is a folder with images/, labels/ and a meta.csv; so many training images of each modality
+DATA is a folder with images/, labels/ and a meta.csv; 60 training images of each modality
 (--val: all validation images) are measured. The error is the factor between the estimate and the
 true diameter of the typical cell, 9 where none was seen.
 """
@@ -33,10 +33,9 @@ def main() -> None:
     """Measure, and print a table by way and one by wave."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--each", type=int, default=60, help="images of a modality")
     parser.add_argument("--val", action="store_true")
     options = parser.parse_args()
-    each = 10**6 if options.val else options.each
+    each = 10**6 if options.val else 60  # of a modality
     meta = draw(options.data, each, val=options.val, column="modality")
     images = {path.stem: path for path in (options.data / "images").iterdir()}
     networks = {p: load_model(device="cpu", precision=p) for p in ("auto", "f32")}
