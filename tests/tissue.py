@@ -21,7 +21,7 @@ from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typi
 from reunet.inference.tiles import WIDE_STEP, tile_starts
 from reunet.io.images import list_images, read_image, read_label
 
-TILE, DIAMETER, AT_MOST = 512, 30, 25  # px of a tile, of a cell as it is seen; images of a source
+TILE, DIAMETER, AT_MOST = 256, 30, 25  # px of a tile, of a cell as it is seen; images of a source
 
 
 def main() -> None:

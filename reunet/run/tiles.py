@@ -22,7 +22,7 @@ from reunet.run.workers import Weights, model_here, weights_of
 if TYPE_CHECKING:
     from distributed import Client
 
-TILES = 64  # that are on their way to workers and back at a time; one takes 7 MB
+TILES = 64  # that are on their way to workers and back at a time; one takes 2 MB
 MIRRORED = 4  # images of a tile, at most
 
 
