@@ -124,9 +124,9 @@ EXAMPLES = (
     type=click.Choice(QUALITIES),
     default="standard",
     show_default=True,
-    help="fast: one network, no mirror images, two to four times as fast. standard: one network "
-    "that was taught by all folds (without one: all folds), mirror images. best: all folds vote, "
-    "tiles overlap by half. docs/results.md and docs/speed.md have the figures.",
+    help="fast: one network, no mirror images: F1 0.796, a smear in 1.4 s. standard: the student "
+    "of the folds (without one: all folds), mirrored: 0.800, 2.2 s. best: all folds vote, tiles "
+    "overlap by half: 0.801, 3.1 s. Of the shipped weights: docs/results.md, docs/speed.md.",
 )
 @click.option(
     "--tta/--no-tta",

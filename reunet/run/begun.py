@@ -47,11 +47,11 @@ class MapOnDisk:
         return None
 
     def _read(self, maps: Maps) -> Carry:
-        with np.load(self.folder / NEXT) as stored:
+        with np.load(self.folder / NEXT, allow_pickle=False) as stored:
             row, empty = stored["place"].tolist()
             carry = Carry(row, stored["sums"], stored["weights"], empty)
         for number in range(1, row + 1):
-            with np.load(self._band(number)) as band:
+            with np.load(self._band(number), allow_pickle=False) as band:
                 rows = slice(*band["rows"].tolist())
                 maps.classes[:, rows] = band["classes"]
                 if maps.fields is not None:

@@ -80,7 +80,7 @@ def test_a_constant_picture_holds_no_cell(model: Model, name: str, decoder: str)
     assert labels.max() == 0
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:tiles that show nothing")
 @pytest.mark.parametrize("name", VARIED)
 def test_any_picture_gets_labels(model: Model, name: str) -> None:
     pixels = VARIED[name]
