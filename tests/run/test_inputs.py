@@ -156,5 +156,3 @@ def test_outputs_look_at_the_same_channel(stack: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     picture = next(path for path in tmp_path.iterdir() if path.suffix == ".png")
     assert np.asarray(Image.open(picture)).max() > 100
-    for extra in (("--plane", "all"), ("--recursive",)):
-        assert predict(stack, tmp_path / "b", *extra, "--overlays").exit_code == 2
