@@ -26,10 +26,11 @@ ABOUT = {"encoding": "paper", "decoder": "regrow", "tile": 64, "smallest": 32}
 torch.set_num_threads(1)  # the networks of the tests are too small to share among threads
 # What runs whole commands or takes more than about a second: all else is `quick`.
 LONG = {
-    "test_api_docs", "test_cli", "test_cli_talk", "test_degenerate", "test_determinism",
-    "test_distributed", "test_doctor", "test_examples", "test_faults", "test_field_bundle",
-    "test_golden", "test_harness", "test_inputs", "test_package", "test_quality",
-    "test_report_page", "test_startup", "test_zoo",
+    "test_api", "test_api_docs", "test_backends", "test_begun", "test_cli", "test_cli_talk",
+    "test_degenerate", "test_determinism", "test_distributed", "test_doctor", "test_examples",
+    "test_faults", "test_field_bundle", "test_golden", "test_harness", "test_hostile",
+    "test_inputs", "test_omezarr", "test_package", "test_quality", "test_region",
+    "test_report_page", "test_startup", "test_vendors", "test_zoo",
 }  # fmt: skip
 LONG_TESTS = {
     "test_a_budget_knows_the_tiles_of_the_second_look",
