@@ -86,7 +86,7 @@ def test_a_constant_picture_holds_no_cell(model: Model, name: str, decoder: str)
 @pytest.mark.parametrize("name", VARIED)
 def test_any_picture_gets_labels(model: Model, name: str) -> None:
     pixels = VARIED[name]
-    nothing = pytest.warns(ReUNetWarning, match="^tiles that show nothing: 1 of 1")
+    nothing = pytest.warns(ReUNetWarning, match=r"^tiles that show nothing: (\d) of \1,")
     with nothing if "one" in name else nullcontext():
         labels = segment(pixels, model, tta=False)
     assert_labels(labels, pixels.shape)
