@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -219,6 +220,41 @@ def test_loaders_draw_for_themselves_and_end_with_their_parent(kind: str) -> Non
     assert len(set(told.values())) == len(told) == 3
     parent.kill()
     assert not left_of(set(told))
+
+
+SERVING = """
+import os, sys, time
+from multiprocessing import get_context
+from reunet.training.processes import end_with
+
+def serve(connection, other, parent):
+    other.close()
+    end_with(parent)
+    connection.send("ready")
+    try:
+        connection.recv()
+    except EOFError:
+        sys.excepthook(*sys.exc_info())  # as the thread does that gives batches away
+    time.sleep(300)
+
+here, there = get_context("fork").Pipe()
+child = get_context("fork").Process(target=serve, args=(there, here, os.getpid()))
+child.start()
+there.close()
+here.recv()
+here.close()
+time.sleep(float(sys.argv[1]))
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs loaders that are forked")
+@pytest.mark.parametrize(("alive", "told"), [(0, False), (4, True)])
+def test_a_lost_connection_is_told_unless_its_other_end_has_gone(alive: float, told: bool) -> None:
+    """A killed training must not end in the tracebacks of loaders that outlive it by a second."""
+    command = [sys.executable, "-c", SERVING, str(alive)]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+    assert ended.stderr.endswith("EOFError\n") if told else not ended.stderr
 
 
 def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:
