@@ -21,7 +21,9 @@ def end_with(parent: int, group: bool = False) -> None:
     """
     tell = sys.excepthook
 
-    def tell_later(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    def tell_later(
+        kind: type[BaseException], error: BaseException, at: TracebackType | None
+    ) -> None:
         if issubclass(kind, (ConnectionError, EOFError)):
             time.sleep(2 * LOOK_EVERY)
         tell(kind, error, at)
