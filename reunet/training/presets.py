@@ -42,7 +42,7 @@ class Preset:
     range of the factor by which objects are enlarged in augmentation (None: nnU-Net's own
     augmentation untouched). diameter: px, to which the typical cell of every image is brought
     before training and inference (None: images keep their size). balanced: draw cases evenly over
-    modalities and sources instead of as nnU-Net does. vote: pseudo-labels are the cells that the
+    modalities and sources instead of as nnU-Net does. recolour: swap and invert colours. vote: pseudo-labels are the cells that the
     folds agree on, not the classes of their mean. retraining: schedule of weight-map
     fine-tuning and of each round of self-training.
     """
@@ -59,6 +59,7 @@ class Preset:
     zoom: tuple[float, float] | None = None
     diameter: float | None = None
     balanced: bool = False
+    recolour: bool = False
     vote: bool = False
 
     def schedule(self, stage: str) -> Schedule:
@@ -105,6 +106,7 @@ PRESETS = {
     "compact": Preset(
         COMPACT, patch=256, tile=256, batch=6, optimiser="adamw", weight_decay=1e-2,
         baseline=Schedule(100, 1e-3), retraining=Schedule(40, 1e-3),
-        iterations_per_epoch=100, zoom=(0.67, 1.5), diameter=30.0, balanced=True, vote=True,
+        iterations_per_epoch=100, zoom=(0.67, 1.5), diameter=30.0, balanced=True, recolour=True,
+        vote=True,
     ),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from reunet.training.fit.loss import add_maps
 from reunet.training.processes import end_with
 
 P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
+P_SWAPPED, P_GREY, P_INVERTED = 0.2, 0.1, 0.1  # where a preset recolours
 
 
 class Zoom:
@@ -51,6 +52,26 @@ class Beginning(BasicTransform):  # type: ignore[misc]
             self.begun = os.getpid()
             end_with(self.parent)
             torch.manual_seed(int(np.random.randint(2**62)))  # noqa: NPY002 nnU-Net's generator
+        return data_dict
+
+
+class Recolour(BasicTransform):  # type: ignore[misc]
+    """Swap channels, make an image grey, or bright what is dark: stains and modes of a microscope
+    that no training image shows, while cells keep their outlines.
+
+    Channels have a mean of 0 (z-scores), so inverting them is a change of sign, and what lies
+    outside the picture, 0, stays.
+    """
+
+    def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
+        """image: (3, H, W) float32, z-scores."""
+        swapped, grey, inverted = torch.rand(3).tolist()
+        image = data_dict["image"]
+        if swapped < P_SWAPPED:
+            image = image[torch.randperm(len(image))]
+        if grey < P_GREY:
+            image = image.mean(dim=0, keepdim=True).repeat(len(image), 1, 1)
+        data_dict["image"] = -image if inverted < P_INVERTED else image
         return data_dict
 
 
@@ -88,9 +109,15 @@ class JoinMaps(BasicTransform):  # type: ignore[misc]
         return data_dict
 
 
-def with_maps(pipeline: BasicTransform, weighted: bool) -> ComposeTransforms:
-    """nnU-Net's pipeline for segmentations that carry weights and a distance field."""
-    return ComposeTransforms([Beginning(), SplitMaps(), pipeline, JoinMaps(weighted)])
+def with_maps(
+    pipeline: BasicTransform, weighted: bool, recolour: bool = False
+) -> ComposeTransforms:
+    """nnU-Net's pipeline for segmentations that carry weights and a distance field.
+
+    recolour: images are given other colours first, see `Recolour`.
+    """
+    before = [Beginning(), *([Recolour()] * recolour), SplitMaps()]
+    return ComposeTransforms([*before, pipeline, JoinMaps(weighted)])
 
 
 def widen_zoom(pipeline: ComposeTransforms, zoom: tuple[float, float]) -> None:

@@ -195,7 +195,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         pipeline = super().get_training_transforms(*args, **kwargs)
         if self.preset.zoom:
             widen_zoom(pipeline, self.preset.zoom)
-        return with_maps(pipeline, self.job["weight_dice"] or self.job["weight_ce"])
+        weighted = self.job["weight_dice"] or self.job["weight_ce"]
+        return with_maps(pipeline, weighted, self.preset.recolour)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """nnU-Net's, all weights 1."""
