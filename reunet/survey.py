@@ -23,15 +23,16 @@ from reunet.inference.normalise import (
     stretch_channels,
 )
 from reunet.inference.scale import scale_bands, scale_image, scaled_shape, windows, zoom_for
-from reunet.inference.size import PARTS, estimate_diameter, views_of
+from reunet.inference.size import PARTS, SizeNetwork, estimate_size, views_of
 from reunet.inference.size import windows as windows_to_look_at
-from reunet.inference.sliding_window import Read, Wanted
+from reunet.inference.sliding_window import CLASSES, Read, Wanted
 from reunet.inference.tiles import Window, bounding_box, content_box
 from reunet.io.images import Picture
 from reunet.io.region import Part
 from reunet.io.source import Source
 from reunet.model import Model
 from reunet.options import Options
+from reunet.scale_search import search_scale
 
 FLAT_WITH_ALPHA = "its colours are the same everywhere, and its alpha channel is left out"
 
@@ -158,9 +159,24 @@ def _shape_to_see(
         return shape, None, ()
     diameter = options.diameter
     if diameter is None and model.size_network:
-        diameter = estimate_diameter(views(), model.size_network)
+        diameter = _diameter(views(), model.size_network, model, options)
     zoom, note = zoom_for(diameter, wanted, shape)
     return scaled_shape(shape, zoom), diameter, (note,)
+
+
+def _diameter(
+    views: list[np.ndarray], network: SizeNetwork, model: Model, options: Options
+) -> float | None:
+    """Of the typical cell in px, estimated, and by what the networks find; None: no cell is seen.
+
+    `fast` takes the estimate as it is, and so do weights without a distance field.
+    """
+    estimate = estimate_size(views, network)
+    if estimate is None:
+        return None
+    if options.quality == "fast" or model.bundle.architecture.outputs == CLASSES:
+        return estimate.diameter
+    return search_scale(views, estimate, model, options)
 
 
 def _views(bands: Iterator[np.ndarray], shape: tuple[int, int]) -> list[np.ndarray]:

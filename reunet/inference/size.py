@@ -7,6 +7,7 @@ size. Legend: H, W pixels.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,8 +32,26 @@ SizeNetwork = Callable[[np.ndarray], np.ndarray]  # (1, 3, h, w) -> (1, 2, h / 8
 Seen = tuple[np.ndarray, np.ndarray]  # of one view: probability of a cell, log2 of its diameter
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The size of the cells, and where most of them are.
+
+    diameter: px, of the typical cell. middles: of the windows of VIEW px with most cells in each
+    view when these are brought to REFERENCE px, as shares of its edges.
+    """
+
+    diameter: float
+    middles: Sequence[tuple[float, float]]
+
+
 def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> float | None:
-    """Diameter in px of the typical cell, or None where no cell is seen.
+    """Diameter in px of the typical cell, or None where no cell is seen, see `estimate_size`."""
+    estimate = estimate_size(views, network)
+    return estimate.diameter if estimate else None
+
+
+def estimate_size(views: Sequence[np.ndarray], network: SizeNetwork) -> Estimate | None:
+    """The diameter of the typical cell, or None where no cell is seen.
 
     views: parts of one image at its own scale, (H, W, 3) uint8 of `normalise_channels`, see
     `views_of`. Half of the cells' area lies in cells no larger than that, as in
@@ -42,13 +61,15 @@ def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> floa
     zoom = min(1.0, VIEW / max(max(view.shape[:2]) for view in views))
     seen = [_look(view, zoom, network, statistics) for view in views]
     found = _typical(seen, zoom)
-    if found is None or _seen_well(found, zoom, len(views)):
-        return found
+    if found is None:
+        return None
     middles = [_densest(presence, zoom, REFERENCE / found) for presence, _ in seen]
+    if _seen_well(found, zoom, len(views)):
+        return Estimate(found, middles)
     refined = _closer(views, middles, found, network, statistics)
     if max(refined / found, found / refined) > APART:
         refined = _closer(views, middles, refined, network, statistics)
-    return refined
+    return Estimate(refined, middles)
 
 
 def _seen_well(diameter: float, zoom: float, views: int) -> bool:
@@ -100,12 +121,12 @@ def _closer(
 ) -> float:
     """The estimate of the views around their middles, with cells of `diameter` at REFERENCE px."""
     zoom = min(max(REFERENCE / diameter, MIN_ZOOM), MAX_ZOOM)
-    parts = [_part(view, middle, zoom) for view, middle in zip(views, middles, strict=True)]
+    parts = [part_of(view, middle, zoom) for view, middle in zip(views, middles, strict=True)]
     refined = _typical([_look(part, zoom, network, statistics) for part in parts], zoom)
     return refined or diameter
 
 
-def _part(view: np.ndarray, middle: tuple[float, float], zoom: float) -> np.ndarray:
+def part_of(view: np.ndarray, middle: tuple[float, float], zoom: float) -> np.ndarray:
     """What of a view fits into VIEW px when it is zoomed. middle: as shares of its edges."""
     edge = max(1, int(VIEW / zoom))
     top, left = (

@@ -1,0 +1,87 @@
+"""The scale that the network is surest of: found from wrong estimates, and from right ones kept."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import SAMPLES
+from reunet import Model, load_model, predict, scale_search
+from reunet.inference.normalise import normalise_channels
+from reunet.inference.scale import typical_diameter
+from reunet.inference.size import Estimate, views_of
+from reunet.io.images import read_image, read_label
+from reunet.options import Options
+from reunet.scale_search import FACTORS, search_scale, surest_diameter
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(device="cpu")
+
+
+def network_for(true: float, asked: list[float]) -> scale_search.Look:
+    """Sure of cells near their true size, and drawn to it in what it measures."""
+
+    def look(diameter: float) -> tuple[float, float]:
+        asked.append(diameter)
+        return 0.9 - 0.2 * abs(math.log(diameter / true)), math.sqrt(diameter * true)
+
+    return look
+
+
+@pytest.mark.parametrize("factor", [1.0, *FACTORS])
+def test_the_true_size_is_found_from_a_small_estimate(factor: float) -> None:
+    asked: list[float] = []
+    assert surest_diameter(20, network_for(20 * factor, asked)) == pytest.approx(20 * factor)
+    assert asked == [20, *(20 * f for f in FACTORS)]
+
+
+def test_who_is_sure_at_once_is_asked_once() -> None:
+    asked: list[float] = []
+
+    def look(diameter: float) -> tuple[float, float]:
+        asked.append(diameter)
+        return 0.97, diameter
+
+    assert surest_diameter(33, look) == 33
+    assert asked == [33]
+
+
+def test_where_no_cell_is_found_at_any_scale_the_estimate_stays() -> None:
+    assert surest_diameter(33, lambda _: (0.0, 0.0)) == 33
+
+
+def test_cells_at_a_larger_scale_alone_are_found() -> None:
+    assert surest_diameter(10, lambda d: (0.9, d) if d > 15 else (0.0, 0.0)) > 15
+
+
+@pytest.mark.parametrize("path", sorted((SAMPLES / "images").iterdir()), ids=lambda p: p.stem)
+def test_half_the_true_size_is_mended_and_the_true_size_kept(path: Path, model: Model) -> None:
+    """With the network that ships, on images whose cells are labelled."""
+    name = f"{path.name.partition('.')[0]}_label.tiff"
+    true = typical_diameter(read_label(SAMPLES / "labels" / name))
+    views = views_of(normalise_channels(read_image(path).pixels))
+    middle = [(0.5, 0.5)]
+
+    def found(estimate: float) -> float:
+        return search_scale(views, Estimate(estimate, middle), model, Options()) / true
+
+    assert 0.7 < found(true / 2) < 1.1
+    assert found(true) == pytest.approx(1)
+
+
+def test_views_of_a_large_image_are_looked_at_together(model: Model) -> None:
+    """One of them shows no cell; cells of two parts count as cells of their own."""
+    image = normalise_channels(read_image(next((SAMPLES / "images").glob("bbbc*"))).pixels)
+    views = [np.zeros_like(image), image, image[::-1]]
+    estimate = Estimate(15.0, [(0.5, 0.5)] * 3)
+    assert search_scale(views, estimate, model, Options()) == pytest.approx(30)
+
+
+def test_fast_takes_the_estimate_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next((SAMPLES / "images").glob("bbbc*"))
+    monkeypatch.setattr("reunet.survey.search_scale", lambda *_: 60.0)
+    assert predict(path, model).diameter == 60
+    assert predict(path, model, quality="fast").diameter != 60
