@@ -14,13 +14,15 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from torch.nn import functional as F
 
 from reunet.training.data.dataset import MAP_SCALE
 from reunet.training.fit.loss import add_maps
 from reunet.training.processes import end_with
 
 P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
-P_SWAPPED, P_GREY, P_INVERTED = 0.2, 0.1, 0.1  # where a preset recolours
+P_SWAPPED, P_GREY, P_INVERTED = 0.3, 0.2, 0.2  # where a preset recolours, and …
+P_UNEVEN, P_RELIEF, P_HALOS = 0.2, 0.12, 0.12
 
 
 class Zoom:
@@ -56,23 +58,57 @@ class Beginning(BasicTransform):  # type: ignore[misc]
 
 
 class Recolour(BasicTransform):  # type: ignore[misc]
-    """Swap channels, make an image grey, or bright what is dark: stains and modes of a microscope
-    that no training image shows, while cells keep their outlines.
+    """Another stain or mode of the microscope, which no training image shows, for the same cells.
 
-    Channels have a mean of 0 (z-scores), so inverting them is a change of sign, and what lies
-    outside the picture, 0, stays.
+    Channels are swapped, made one grey, or inverted: they have a mean of 0 (z-scores), so that is
+    a change of sign, and what lies outside the picture, 0, stays. A light that is uneven is added.
+    Grey images may get relief, as differential interference contrast shows it, or halos, as phase
+    contrast does.
     """
 
     def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:
         """image: (3, H, W) float32, z-scores."""
-        swapped, grey, inverted = torch.rand(3).tolist()
+        swapped, grey, inverted, uneven, optics = torch.rand(5).tolist()
         image = data_dict["image"]
         if swapped < P_SWAPPED:
             image = image[torch.randperm(len(image))]
-        if grey < P_GREY:
-            image = image.mean(dim=0, keepdim=True).repeat(len(image), 1, 1)
-        data_dict["image"] = -image if inverted < P_INVERTED else image
+        if grey < P_GREY or optics < P_RELIEF + P_HALOS:
+            image = image.mean(dim=0, keepdim=True).expand(image.shape)
+        if optics < P_RELIEF:
+            image = _mixed(image, relief(image[:1]))
+        elif optics < P_RELIEF + P_HALOS:
+            image = _mixed(image, halos(image[:1]))
+        if uneven < P_UNEVEN:
+            image = image + slope(image)
+        data_dict["image"] = (-image if inverted < P_INVERTED else image).contiguous()
         return data_dict
+
+
+def relief(grey: torch.Tensor) -> torch.Tensor:
+    """Differences along a direction: what is dense gets a bright and a dark side. (1, H, W)."""
+    angle = 2 * math.pi * torch.rand(1).item()
+    reach = 1 + 2 * torch.rand(1).item()  # px
+    shift = round(reach * math.sin(angle)), round(reach * math.cos(angle))
+    return grey - torch.roll(grey, shift, (1, 2))
+
+
+def halos(grey: torch.Tensor) -> torch.Tensor:
+    """Differences to the surroundings: what is dense gets a rim of the other sign. (1, H, W)."""
+    edge = 2 * int(4 + 12 * torch.rand(1).item()) + 1  # px
+    around = F.avg_pool2d(grey[None], edge, 1, edge // 2, count_include_pad=False)
+    return grey - F.avg_pool2d(around, edge, 1, edge // 2, count_include_pad=False)[0]
+
+
+def _mixed(image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    share = 0.5 + 0.5 * torch.rand(1).item()
+    return share * other / other.std().clamp_min(1e-3) + (1 - share) * image
+
+
+def slope(image: torch.Tensor) -> torch.Tensor:
+    """A light that grows along a direction, from -s to s with s up to one standard deviation."""
+    down, across = (torch.linspace(-1, 1, length) for length in image.shape[1:])
+    angle, strength = 2 * math.pi * torch.rand(1).item(), torch.rand(1).item()
+    return strength * (math.sin(angle) * down[:, None] + math.cos(angle) * across)
 
 
 class SplitMaps(BasicTransform):  # type: ignore[misc]
