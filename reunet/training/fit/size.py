@@ -30,6 +30,7 @@ from reunet.network.unet import SizeUNet
 from reunet.training.data.dataset import Cases
 from reunet.training.data.labels import find_label, read_instances
 from reunet.training.data.sampling import balanced
+from reunet.training.fit.augment import Recolour
 from reunet.training.fit.device import autocast
 from reunet.training.fit.schedule import warm_cosine
 from reunet.training.fit.start import start_tensors
@@ -107,7 +108,7 @@ def draw(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     pixels = scale_image(pixels, shape)[:PATCH, :PATCH].astype(np.float32)
     instances = scale_labels(instances, shape)[:PATCH, :PATCH]
     mean, deviation = sample.statistics
-    pixels = (_distorted(pixels, rng) - mean) / deviation
+    pixels = _recoloured((_distorted(pixels, rng) - mean) / deviation)
     logs = np.where(instances > 0, sample.log_sizes[instances] + np.log2(zoom), 0)
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
     parts = [pixels, (instances > 0).astype(np.float32), logs.astype(np.float32)]
@@ -135,16 +136,19 @@ def _draw_window(instances: np.ndarray, edge: int, rng: np.random.Generator) -> 
 
 
 def _distorted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gamma, noise, swapped channels, inverted: what tells nothing of the size. (h, w, 3)."""
+    """Gamma and noise. pixels: (h, w, 3), 0 to 255."""
     if rng.random() < 0.3:
         pixels = 255 * (pixels / 255) ** np.exp(rng.uniform(-0.6, 0.6))
     if rng.random() < 0.2:
         pixels = pixels + rng.normal(0, rng.uniform(0, 15), pixels.shape)
-    if rng.random() < 0.2:
-        pixels = pixels[..., rng.permutation(3)]
-    if rng.random() < 0.1:
-        pixels = 255 - pixels
     return pixels
+
+
+def _recoloured(scores: np.ndarray) -> np.ndarray:
+    """As other microscopes would show it, see `augment.Recolour`. scores: (h, w, 3) float32."""
+    image = torch.from_numpy(np.ascontiguousarray(scores.transpose(2, 0, 1), np.float32))
+    recoloured: np.ndarray = Recolour()(image=image)["image"].numpy().transpose(1, 2, 0)
+    return recoloured
 
 
 def _placed(part: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
