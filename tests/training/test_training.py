@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +30,21 @@ from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.fit import jobs
-from reunet.training.fit.augment import MAP_SCALE, P_ZOOM, Beginning, Zoom, widen_zoom, with_maps
+from reunet.training.fit.augment import (
+    MAP_SCALE,
+    P_GREY,
+    P_HALOS,
+    P_RELIEF,
+    P_ZOOM,
+    Beginning,
+    Recolour,
+    Zoom,
+    halos,
+    relief,
+    slope,
+    widen_zoom,
+    with_maps,
+)
 from reunet.training.fit.log import F1, TrainingLog, epoch_line
 from reunet.training.fit.loss import IGNORE, WeightedDiceCE, add_maps
 from reunet.training.fit.schedule import halving, warm_cosine
@@ -263,6 +278,54 @@ def test_zoom_is_drawn_evenly_on_a_logarithmic_axis() -> None:
     assert drawn.min() > -1
     assert drawn.max() < 1
     assert abs(np.median(drawn)) < 0.05
+
+
+def test_recoloured_images_stay_images_with_the_same_cells() -> None:
+    """Every kind of it comes up; the labels are not looked at; nothing grows beyond bounds."""
+    torch.manual_seed(0)
+    image, cells = torch.randn(3, 40, 60), torch.randint(0, 3, (3, 40, 60), dtype=torch.int16)
+    kinds = Counter[str]()
+    for _ in range(400):
+        before = image.clone(), cells.clone()
+        given = {"image": image, "segmentation": cells}
+        after = Recolour()(**given)["image"]
+        assert (after.shape, after.dtype) == (image.shape, image.dtype)
+        assert after.is_contiguous()
+        assert torch.isfinite(after).all()
+        assert 0.3 < after.std() < 2
+        assert torch.equal(image, before[0])
+        assert torch.equal(cells, before[1])
+        grey = torch.equal(after[0], after[1])
+        kinds["as it was"] += torch.equal(after, image)
+        kinds["inverted"] += torch.equal(after, -image)
+        kinds["grey"] += grey
+        kinds["swapped"] += not grey and sorted(after.flatten(1).sum(1).tolist()) == sorted(
+            image.flatten(1).sum(1).tolist()
+        )
+    assert kinds["as it was"] > 40
+    assert min(kinds.values()) > 8
+    assert kinds["grey"] / 400 == pytest.approx(
+        1 - (1 - P_GREY) * (1 - P_RELIEF - P_HALOS), abs=0.1
+    )
+
+
+@pytest.mark.parametrize("optics", [relief, halos])
+def test_what_is_even_has_neither_relief_nor_halos(optics: Callable[..., torch.Tensor]) -> None:
+    disk = torch.from_numpy(np.hypot(*np.mgrid[-64:64, -64:64]) < 10).float()[None]
+    for _ in range(20):
+        seen = optics(disk)
+        assert seen.abs()[:, :2].max() < 1e-6  # far from the disk
+        assert seen.min() < -0.2  # a dark side or rim …
+        assert seen.max() > 0.2  # … and a bright one
+        assert seen.sum().abs() < 0.05 * seen.abs().sum()  # as much of both
+
+
+def test_uneven_light_is_none_on_the_whole() -> None:
+    for _ in range(20):
+        light = slope(torch.zeros(3, 30, 50))
+        assert light.shape == (30, 50)
+        assert light.mean().abs() < 1e-5
+        assert light.abs().max() <= math.sqrt(2)
 
 
 def test_nnunets_pipeline_starts_with_the_spatial_transform() -> None:
