@@ -43,7 +43,7 @@ def test_every_example_is_run_here() -> None:
 
 def test_there_is_an_example_for_everyone() -> None:
     """One image, a folder, a slide, a cluster, training."""
-    for name in ("one_image.py", "folder.py", "slide.py", "snakemake/Snakefile", "train.sh"):
+    for name in ("one_image.py", "folder.py", "slide.py", "cluster/slurm_dask.sh", "train.sh"):
         assert (EXAMPLES / name).is_file(), name
 
 
