@@ -33,11 +33,13 @@ def run(
     """The outcomes of all images. tell: is told of tiles, where they are added up here. Raises
     CannotStart where there is no cluster to be had."""
     if machines.scheduler is None and machines.workers is None:
+        from reunet.inference.budget import seconds_since_start
         from reunet.run.batch import segment_files
 
         yield from segment_files(
-            found.images, output, model, options, resume=resume, tell=tell, labels=found.labels
-        )
+            found.images, output, model, options, resume=resume, tell=tell, labels=found.labels,
+            start_up=seconds_since_start(),
+        )  # fmt: skip
         return
     from reunet.run.distributed import segment_on_workers
     from reunet.run.workers import CannotDistribute, cluster

@@ -71,11 +71,11 @@ def segment_dask(
     source = Source((shown.shape[0], shown.shape[1]), lambda: _bands(shown), part=part)
     size = asked_pixel_size(options)
     least_area(options, size)  # what cannot be done is told before the network starts
-    view = survey(source, model, options)
-    few, asked, told = what_fits(view, model, replace(options, budget=None), 0.0, {})
     client = client or _current_client()
-    remote = on_workers(few, client) if client else few
-    seen = see(view, remote, asked, scratch)
+    remote = on_workers(model, client) if client else model
+    view = survey(source, remote, options)
+    few, asked, told = what_fits(view, remote, replace(options, budget=None), 0.0, {})
+    seen = see(view, few, asked, scratch)
     for note in (*view.notes, *told, *(part.notes if part else ()), *seen.notes):
         warnings.warn(note, ReUNetWarning, stacklevel=2)
     labels, _ = find_cells(seen, model.bundle, options, scratch)

@@ -12,6 +12,10 @@ class ImageError(ReUNetError):
     """A file that cannot be used. The message is one line: file, cause, way out."""
 
 
+class NoRoom(ImageError):
+    """A folder that cannot take what is to be written; the image is not at fault."""
+
+
 class DeviceError(ReUNetError):
     """A device that this machine lacks, or that fails. One line with the way out."""
 
@@ -43,6 +47,11 @@ class ReUNetWarning(UserWarning):
 def image_error(path: Path, cause: str, way_out: str) -> ImageError:
     """An error about a file, in one line."""
     return ImageError(one_line(f"{path}: {' '.join(cause.split())}; {way_out}"))
+
+
+def no_room(path: Path, cause: str) -> NoRoom:
+    """An error about a file that cannot be written, in one line."""
+    return NoRoom(str(image_error(path, cause, "choose a folder with space to write in")))
 
 
 def reason(error: Exception) -> str:

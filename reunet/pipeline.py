@@ -100,11 +100,11 @@ def predict(
     options = replace(options or Options(), **choices)
     source, size = _source(image, axes, options), _pixel_size(image, options)
     least_area(options, size)  # what cannot be done is told before the network starts
+    if probabilities and (source.picture is None or source.is_slide):
+        raise ValueError("probabilities are not kept of a slide: crop it, or leave them out")
     view = survey(source, model, options)
     clock.append(time.perf_counter())
     chosen, asked, told = what_fits(view, model, options, clock[1] - clock[0], {})
-    if probabilities and view.pixels is None:
-        raise ValueError("probabilities are not kept of a slide: crop it, or leave them out")
     watch = Watch(progress, nothing_yet(view.shape) if probabilities else None)
     seen = see(view, chosen, asked, scratch, watch)
     clock.append(time.perf_counter())

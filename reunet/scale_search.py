@@ -14,9 +14,9 @@ from math import log
 import numpy as np
 
 from reunet.inference.normalise import Scaling, histogram, scaling_from
-from reunet.inference.scale import scale_image, scaled_shape, typical_diameter
+from reunet.inference.scale import MAX_ZOOM, MIN_ZOOM, scale_image, scaled_shape, typical_diameter
 from reunet.inference.size import Estimate, part_of
-from reunet.inference.sliding_window import map_image
+from reunet.inference.sliding_window import CLASSES, map_image
 from reunet.inference.tiles import content_box
 from reunet.inference.watch import Watch, nothing_yet
 from reunet.model import Model
@@ -28,6 +28,13 @@ MISFIT = 0.2  # taken off the score, times the log of measured over assumed diam
 DISTANCE = 0.1  # … and times the square of the log of the factor
 
 Look = Callable[[float], tuple[float, float]]  # diameter -> confidence, measured diameter
+
+
+def is_searched(model: Model, options: Options) -> bool:
+    """Whether other sizes than the estimated one are tried: not at quality `fast`, nor by weights
+    without a network for sizes or without a distance field."""
+    able = model.size_network and model.bundle.architecture.outputs > CLASSES
+    return bool(able) and options.diameter is None and options.quality != "fast"
 
 
 def surest_diameter(estimate: float, look: Look) -> float:
@@ -56,8 +63,8 @@ def search_scale(
 ) -> float:
     """Diameter in px of the typical cell of an image, near the estimate.
 
-    views: parts of the image, of which the estimate was made. The network is that of quality
-    `fast`, without mirroring.
+    views: parts of the image, of which the estimate was made. The first network is asked, or
+    the student, without mirroring.
     """
     model = model.at("fast")
     wanted = model.bundle.diameter
@@ -70,12 +77,13 @@ def search_scale(
 
     def look(diameter: float) -> tuple[float, float]:
         """Of all parts together."""
+        zoom = min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
         cells, confidence = [np.zeros(1, np.int32)], [np.zeros(0, np.float32)]
         for part in parts:
-            labels, of_cells = _look(part, wanted / diameter, scaling, model, unmirrored)
+            labels, of_cells = _look(part, zoom, scaling, model, unmirrored)
             confidence.append(of_cells[labels > 0])
             cells.append(np.where(labels, labels + max(c.max() for c in cells), 0).ravel())
-        measured = typical_diameter(np.concatenate(cells)) * diameter / wanted
+        measured = typical_diameter(np.concatenate(cells)) / zoom
         return float(np.concatenate(confidence).mean()) if measured else 0.0, measured
 
     return surest_diameter(estimate.diameter, look)

@@ -25,15 +25,16 @@ from reunet.inference.normalise import (
 from reunet.inference.scale import scale_bands, scale_image, scaled_shape, windows, zoom_for
 from reunet.inference.size import PARTS, SizeNetwork, estimate_size, views_of
 from reunet.inference.size import windows as windows_to_look_at
-from reunet.inference.sliding_window import CLASSES, Read, Wanted
+from reunet.inference.sliding_window import Read, Wanted
 from reunet.inference.tiles import Window, bounding_box, content_box
 from reunet.io.images import Picture
 from reunet.io.region import Part
 from reunet.io.source import Source
 from reunet.model import Model
 from reunet.options import Options
-from reunet.scale_search import search_scale
+from reunet.scale_search import is_searched, search_scale
 
+NO_SIZES = "these weights estimate no sizes of cells: seen at its own size (--diameter PX)"
 FLAT_WITH_ALPHA = "its colours are the same everywhere, and its alpha channel is left out"
 
 
@@ -158,7 +159,9 @@ def _shape_to_see(
     if wanted is None:
         return shape, None, ()
     diameter = options.diameter
-    if diameter is None and model.size_network:
+    if diameter is None:
+        if not model.size_network:
+            return shape, None, (NO_SIZES,)
         diameter = _diameter(views(), model.size_network, model, options)
     zoom, note = zoom_for(diameter, wanted, shape)
     return scaled_shape(shape, zoom), diameter, (note,)
@@ -167,16 +170,11 @@ def _shape_to_see(
 def _diameter(
     views: list[np.ndarray], network: SizeNetwork, model: Model, options: Options
 ) -> float | None:
-    """Of the typical cell in px, estimated, and by what the networks find; None: no cell is seen.
-
-    `fast` takes the estimate as it is, and so do weights without a distance field.
-    """
+    """Of the typical cell in px, by estimate and by what the networks find; None: none is seen."""
     estimate = estimate_size(views, network)
-    if estimate is None:
-        return None
-    if options.quality == "fast" or model.bundle.architecture.outputs == CLASSES:
-        return estimate.diameter
-    return search_scale(views, estimate, model, options)
+    if estimate and is_searched(model, options):
+        return search_scale(views, estimate, model, options)
+    return estimate.diameter if estimate else None
 
 
 def _views(bands: Iterator[np.ndarray], shape: tuple[int, int]) -> list[np.ndarray]:

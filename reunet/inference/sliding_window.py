@@ -245,8 +245,9 @@ def _bands(
     if begun:
         reach = len(begun.weights)
         sums[:, :reach], weights[:reach] = begun.sums, begun.weights
-        if watch:
-            watch.empty = begun.empty
+    if watch:
+        watch.empty = begun.empty if begun else watch.empty
+        watch.tiles = len(tops) * len(columns)
     count = first * len(columns)
     for n, (top, following) in enumerate(pairwise([*tops[first:], height]), first + 1):
         tiles = row(slice(top, top + h), columns)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from reunet.errors import image_error, reason
+from reunet.errors import no_room, reason
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write to; it takes the place of `path` once all is written.
 
-    Raises ImageError where the file cannot be written; nothing is left behind then.
+    Raises NoRoom where the file cannot be written; nothing is left behind then.
     """
     temporary = None
     try:
@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        raise image_error(path, reason(error), "choose a folder with space to write in") from error
+        raise no_room(path, reason(error)) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):  # it is gone after the rename

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from reunet.errors import ImageError, one_line
+from reunet.errors import no_room
 
 IN_MEMORY = 2**29  # bytes, of a class map or a label map; larger ones lie on disk
 LABEL_SHARE = 1 / 8  # bytes a pixel that a compressed label image may take: 0.02 to 0.1 is usual
@@ -18,7 +18,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, label: Path | None = None) -> np.n
     """An array of zeros: up to IN_MEMORY bytes in memory, above in a nameless file by the label.
 
     label: (None: in the system's folder for temporary files). The file is gone with the array.
-    Raises ImageError where the disk has no room for it.
+    Raises NoRoom where the disk has none for it.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:
@@ -28,14 +28,14 @@ def zeros(shape: tuple[int, ...], dtype: Any, label: Path | None = None) -> np.n
 
 
 def check_room(label: Path, size: int) -> None:
-    """Raise ImageError where the disk has no room for so many bytes beside the label."""
+    """Raise NoRoom where the disk has no room for so many bytes beside the label."""
     import shutil
 
     with _writing(label):
         free = shutil.disk_usage(label.parent).free
     if free < size:
         cause = f"needs {size / 1e6:,.0f} MB of disk space beside it, {free / 1e6:,.0f} MB are free"
-        raise ImageError(one_line(f"{label}: {cause}; choose a folder with space to write in"))
+        raise no_room(label, cause)
 
 
 def _temporary() -> Path:
@@ -65,6 +65,4 @@ def _writing(label: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cause = (error.strerror or str(error)).lower()
-        message = f"{label}: {cause}; choose a folder with space to write in"
-        raise ImageError(one_line(message)) from error
+        raise no_room(label, (error.strerror or str(error)).lower()) from error

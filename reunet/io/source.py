@@ -98,7 +98,8 @@ def open_source(
 def _held(source: Source) -> Source:
     """A part of a slide that is small enough to be held."""
     bands = [*source.bands()]
-    picture = Picture(np.concatenate([band.pixels for band in bands]), bands[0].notes)
+    notes = tuple(dict.fromkeys(note for band in bands for note in band.notes))
+    picture = Picture(np.concatenate([band.pixels for band in bands]), notes)
     return replace(hold(picture), has_alpha=source.has_alpha, part=source.part)
 
 

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from reunet.errors import ImageError, ReUNetError, WeightsError, image_error, one_line
-from reunet.inference.budget import TileSeconds, seconds_since_start
+from reunet.errors import ImageError, NoRoom, ReUNetError, WeightsError, image_error, one_line
+from reunet.inference.budget import TileSeconds
 from reunet.inference.watch import Watch
 from reunet.io.collection import label_paths, short_name
 from reunet.io.images import planes_of
@@ -91,7 +91,8 @@ class _Job:
             raise
         except Exception as error:
             self.outcome.error = in_one_line(self.outcome.image, error)
-            if self.begun and isinstance(error, ImageError):  # a file is at fault, not the machine
+            image_at_fault = isinstance(error, ImageError) and not isinstance(error, NoRoom)
+            if self.begun and image_at_fault:  # else the same run may go on with what is there
                 self.begun.discard()
         self.outcome.seconds[name] = time.perf_counter() - started
 
@@ -107,6 +108,7 @@ class _Run:
     tell: Callable[[Path, int, int], None] | None = None
     tile_seconds: TileSeconds = field(default_factory=dict)
     owners: dict[Path, Path] = field(default_factory=dict)
+    start_up: float = 0.0  # s
 
     @property
     def selection(self) -> Selection:
@@ -126,6 +128,7 @@ def segment_files(
     resume: bool = False,
     tell: Callable[[Path, int, int], None] | None = None,
     labels: Mapping[Path, Path] | None = None,
+    start_up: float = 0.0,
 ) -> Generator[Outcome]:
     """Write `<name up to the first dot>_label.tiff` into `output` for every image; the whole stem
     where several images share that name (`io.collection`).
@@ -135,6 +138,7 @@ def segment_files(
     image's. resume: keep labels made from the very same image, weights and settings (`resume`).
     tell: called with an image and the number of its tiles that are done, and of all.
     labels: where the label of each image goes, if not as above (`collection.label_paths`).
+    start_up: seconds that have gone before, which count against the budget of the first image.
     An interrupt (KeyboardInterrupt) ends the network at once; what is past it is still written and
     yielded before the interrupt goes on to the caller. Raises WeightsError where weights prove
     damaged when they are first used.
@@ -145,7 +149,7 @@ def segment_files(
     interrupt = None
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as finishing:
         settings = finishing.submit(_prepare_to_finish, model, options)
-        run = _Run(model, options, resume, settings, tell)
+        run = _Run(model, options, resume, settings, tell, start_up=start_up)
         try:
             for job in _ahead(reading, partial(_read, run), jobs):
                 at_most = 0 if job.source and job.source.is_slide else AHEAD
@@ -234,9 +238,8 @@ def _classify(run: _Run, job: _Job) -> None:
         started = time.perf_counter()
         view = survey(source, run.model, run.options)
         outcome.diameter = view.diameter
-        # The first image's time began with the process, that of the others with their turn.
-        spent = seconds_since_start() if not run.tile_seconds else outcome.seconds["reading"]
-        spent += time.perf_counter() - started if run.tile_seconds else 0
+        spent = outcome.seconds["reading"] + time.perf_counter() - started
+        spent += run.start_up if not run.tile_seconds else 0  # a part of the first image's time
         model, options, told = what_fits(view, run.model, run.options, spent, run.tile_seconds)
         outcome.notes = (*view.notes, *outcome.notes, *told)
         if is_large(source.whole):

@@ -18,6 +18,7 @@ from reunet.model import Model
 from reunet.network.bundle import Bundle
 from reunet.options import Options
 from reunet.run.finish import which_cells
+from reunet.scale_search import is_searched
 
 DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
 MAY_DECIDE = ("diameter", "step")  # … where the card has them
@@ -49,6 +50,7 @@ def settings_line(model: Model, options: Options) -> str:
     choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
     choices += ", averaged" * (not options.vote)
     choices += f", cells of {options.diameter:g} px" if options.diameter else ""
+    choices += ", the surest scale" * is_searched(model, options)
     step = options.step_of(model.bundle.step)
     choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
     choices += f", in {model.precision}" if model.precision != "f32" else ""
@@ -86,5 +88,7 @@ def cells_of_kept_label(label: Path, origin: str) -> int | None:
                 return None
             planes = tiff.asarray()
             return int(planes.reshape(-1, *planes.shape[-2:]).max(axis=(1, 2)).sum())
+    except MemoryError:  # it may well be whole
+        raise
     except Exception:  # missing, cut off or no TIFF at all: to be made again, whatever it is
         return None

@@ -36,12 +36,13 @@ class Weights:
     hash: str
     folds: tuple[str, ...]
     device: str
-    precision: str = "f32"  # on a CPU
+    precision: str = "f32"
 
 
 def weights_of(model: Model, device: str) -> Weights:
     """What workers are told about a model. device: that they are to use."""
-    number = model.precision if model.device == "cpu" else "auto"
+    exact = model.device == "cpu" or model.precision == "f32"
+    number = model.precision if exact else "auto"
     return Weights(
         model.bundle.folder.resolve(), model_hash(model), tuple(model.folds), device, number
     )

@@ -1,6 +1,7 @@
 """The scale that the network is surest of: found from wrong estimates, and from right ones kept."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from conftest import SAMPLES
 from reunet import Model, load_model, predict, scale_search
 from reunet.inference.normalise import normalise_channels
-from reunet.inference.scale import typical_diameter
+from reunet.inference.scale import scale_image, typical_diameter
 from reunet.inference.size import Estimate, views_of
 from reunet.io.images import read_image, read_label
 from reunet.options import Options
+from reunet.run.resume import settings_line
 from reunet.scale_search import FACTORS, search_scale, surest_diameter
 
 
@@ -80,8 +82,24 @@ def test_views_of_a_large_image_are_looked_at_together(model: Model) -> None:
     assert search_scale(views, estimate, model, Options()) == pytest.approx(30)
 
 
+def test_cells_too_small_to_be_enlarged_enough_are_measured_as_they_are(model: Model) -> None:
+    """Brought to 30 px the zoom would be 6; it is 4 at most, and an estimate that fits stays."""
+    image = normalise_channels(read_image(next((SAMPLES / "images").glob("bbbc*"))).pixels)
+    small = scale_image(image, (image.shape[0] // 6, image.shape[1] // 6))
+    estimate = Estimate(5.0, [(0.5, 0.5)])
+    assert search_scale([small], estimate, model, Options()) == 5
+
+
 def test_fast_takes_the_estimate_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     path = next((SAMPLES / "images").glob("bbbc*"))
     monkeypatch.setattr("reunet.survey.search_scale", lambda *_: 60.0)
     assert predict(path, model).diameter == 60
     assert predict(path, model, quality="fast").diameter != 60
+
+
+def test_labels_of_a_searched_scale_are_told_from_others(model: Model) -> None:
+    """`--resume` keeps none that were made at the estimate as it is."""
+    searched, as_estimated = Options(tta=False), Options(quality="fast")
+    assert settings_line(model, searched) != settings_line(model, as_estimated)
+    given = [replace(options, diameter=30.0) for options in (searched, as_estimated)]
+    assert settings_line(model, given[0]) == settings_line(model, given[1])

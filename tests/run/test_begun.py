@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+from reunet.errors import ImageError, no_room
 from reunet.io import source
 from reunet.io.images import read_label
 from reunet.model import Model
@@ -253,3 +254,31 @@ def test_a_machine_that_fails_loses_nothing(
     outcome, _ = run(slide, model)
     assert outcome is not None
     assert any("gone on with" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(no_room(Path("a_label.tiff"), "disk full"), True), (ImageError("a.tif: is cut off"), False)],
+)
+def test_only_an_image_that_is_at_fault_loses_what_was_begun(
+    slide: Path, model: Model, monkeypatch: pytest.MonkeyPatch, error: ImageError, kept: bool
+) -> None:
+    """With room for it the rest is done, and what was there before is not done again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    total = run(slide, model, resume=False)[1]
+    (slide.parent / "labels/a_label.tiff").unlink()
+    assert run(slide, model, patience=total // 2, resume=False)[0] is None
+    with monkeypatch.context() as patch:
+        patch.setattr("reunet.run.batch.find_cells", fail)
+        outcome, rest = run(slide, model)
+    assert outcome
+    assert outcome.error
+    assert rest < total
+    outcome, again = run(slide, model)
+    assert outcome
+    assert not outcome.error
+    assert (again < total - rest) == kept
+    assert (again == total) == (not kept)
