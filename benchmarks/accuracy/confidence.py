@@ -1,36 +1,21 @@
 """How often cells of a confidence are right: `python -m benchmarks.accuracy.confidence DATA [N]`.
 
-DATA holds images, labels and a meta.csv; N validation images of each modality are drawn (5), of up
-to 0.8 megapixels. A cell is right where its IoU with a true one is 0.5 or more. Prints the share of
-right cells by confidence, and the area under the ROC curve: how often a right cell has the higher
-confidence of the two, a wrong one and it.
+DATA holds images, labels and a meta.csv; N validation images of each modality are drawn (5). A cell
+is right where its IoU with a true one is 0.5 or more. Prints the share of right cells by confidence
+and the area under the ROC curve: how often a right cell has a higher confidence than a wrong one.
 """
 
-import csv
-import random
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.choices.tiles import draw
 from reunet import Model, load_model, predict
 from reunet.io.images import list_images, read_label
 
 STEPS = (0, 0.7, 0.8, 0.9, 0.95, 1.01)
-MOST_PIXELS = 800_000
-
-
-def drawn(data: Path, count: int) -> list[str]:
-    """Names of `count` validation images of each modality, always the same."""
-    with (data / "meta.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
-    small = [r for r in rows if int(r["height"]) * int(r["width"]) < MOST_PIXELS]
-    dice, names = random.Random(0), list[str]()
-    for modality in ("bf", "fluo", "pc", "dic"):
-        these = [row["name"] for row in small if row["modality"] == modality]
-        names += dice.sample(these, min(count, len(these)))
-    return names
 
 
 def are_right(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -54,7 +39,7 @@ def main(data: Path, count: int) -> None:
     model, files = load_model(), {path.stem: path for path in list_images(data / "images")}
     pairs = [
         of_image(files[name], data / "labels" / f"{name}_label.tiff", model)
-        for name in drawn(data, count)
+        for name in draw(data, count, val=True, column="modality")
     ]
     confidence, right = (np.concatenate(part) for part in zip(*pairs, strict=True))
     for low, high in pairwise(STEPS):

@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def prepare(
     """Turn IMAGES and instance LABELS into a preprocessed nnU-Net data set with five folds."""
     os.environ.setdefault("nnUNet_def_n_proc", str(processes))
     from reunet.training.data import dataset, sampling
+    from reunet.training.data.labels import folders_of
 
     for folder in (images, labels):
         if not folder.is_dir():
@@ -90,9 +92,10 @@ def prepare(
         if dry_run:
             from reunet.training.data.survey import tell
 
-            tell(images, labels, click.echo)
+            tell(images, labels, without, click.echo)
             return
         size = PRESETS[preset].diameter
+        images, labels = folders_of(images, labels)
         cases, left_out = dataset.convert(images, labels, root, encoding, size, without)
         for reason in left_out.values():
             click.echo(f"left out: {reason}", err=True)
@@ -256,7 +259,7 @@ def size(
     output = layout.size_folder(root.resolve())
     arch = PRESETS[preset].architecture
     try:
-        samples, cases = read_samples(images, labels, without)
+        samples, cases = read_samples(images, labels, without, partial(click.echo, err=True))
         if dry_run:
             click.echo(f"size: {len(samples)} images to learn from for {hours:g} h, into {output}")
             return

@@ -4,13 +4,14 @@ Each step is the command of its name, which passes over what it has done before 
 was interrupted: started again, so does the whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from reunet.network.bundle import CARD
 from reunet.training import layout
 from reunet.training.cli_options import (
     ABOVE_ZERO,
@@ -90,7 +91,9 @@ def steps_of(asked: dict[str, Any]) -> Iterator[Step]:
     data = {name: asked[name] for name in ("images", "labels", "without")}
     training = {name: asked[name] for name in ("folds", "epochs", "device", "num_gpus")}
     unlabelled = {name: asked[name] for name in ("unlabelled", "others")}
-    hours = hours_of(asked["hours"], len(folds), asked["jobs"])
+    takes_place = {"size": PRESETS[preset].diameter, "selftrain": asked["unlabelled"]}
+    left_out = [stage for stage, reason in takes_place.items() if not reason]
+    hours = hours_of(asked["hours"], len(folds), asked["jobs"], left_out)
 
     def trained(stage: str) -> Callable[[], str]:
         return lambda: folds_trained(root, preset, stage, folds)
@@ -114,13 +117,17 @@ def steps_of(asked: dict[str, Any]) -> Iterator[Step]:
     yield Step("export", {**place, **options}, lambda: exported(asked["bundle"], root, preset))
 
 
-def hours_of(hours: float | None, folds: int, jobs: int) -> dict[str, float | None]:
+def hours_of(
+    hours: float | None, folds: int, jobs: int, left_out: Collection[str] = ()
+) -> dict[str, float | None]:
     """Of one fold in each stage; None where the preset's epochs decide.
 
-    Rounds train `jobs` folds side by side, the other stages one after the other.
+    Rounds train `jobs` folds side by side, the other stages one after the other. left_out: stages
+    that do not take place; their hours are the others'.
     """
     if hours is None:
         return dict.fromkeys(SHARES)
+    hours /= sum(share for stage, share in SHARES.items() if stage not in left_out)
     turns = {"baseline": folds, "weightmap": folds, "selftrain": len(ROUNDS) * -(-folds // jobs)}
     return {stage: hours * share / turns.get(stage, 1) for stage, share in SHARES.items()}
 
@@ -159,7 +166,7 @@ def rounds_done(root: Path) -> str:
 
 def exported(bundle: Path, root: Path, preset: str) -> str:
     """Whether the bundle is there, and younger than the student."""
-    card = bundle / "card.json"
+    card = bundle / CARD
     student = layout.checkpoint(root, preset, DISTIL, "all")
     both = card.exists() and student.exists()
     return one(both and card.stat().st_mtime_ns > student.stat().st_mtime_ns)

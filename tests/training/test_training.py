@@ -26,10 +26,12 @@ from torch.nn import functional as F
 
 from conftest import SAMPLES
 from processes import left_of
+from reunet.errors import ImageError
 from reunet.training import layout
 from reunet.training.__main__ import main
+from reunet.training.cli_all import hours_of
 from reunet.training.data import dataset, sampling
-from reunet.training.fit import jobs
+from reunet.training.fit import jobs, size
 from reunet.training.fit.augment import (
     MAP_SCALE,
     P_GREY,
@@ -772,3 +774,54 @@ def test_the_hours_end_within_an_epoch() -> None:
     trainer.hours = None
     trainer.dataloader_train = iter(range(100))
     assert len([*trainer.epoch_batches()]) == 100
+
+
+# -- the size network's images
+
+
+def pairs_on_disk(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        label = np.zeros((80, 80), np.uint16)
+        label[20:50, 20:50] = 1
+        Image.fromarray(rng.integers(0, 99, (80, 80, 3), np.uint8)).save(folder / f"{n}.png")
+        tifffile.imwrite(folder / f"{n}_label.tiff", label)
+
+
+def test_the_size_network_goes_on_without_images_that_cannot_be_used(tmp_path: Path) -> None:
+    """As `prepare` does: a label that is missing is told at once, the rest as it is read."""
+    pairs_on_disk(tmp_path, 4)
+    (tmp_path / "0_label.tiff").unlink()
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
+    Image.new("RGB", (80, 70)).save(tmp_path / "2.png")
+    told: list[str] = []
+    samples, cases = size.read_samples(tmp_path, tmp_path, (), told.append)
+    assert [sample.path.name for sample in samples] == ["1.png", "2.png", "3.png"]
+    assert len(told) == 1
+    drawn = size.batches(samples, cases, 0, told.append)
+    for _ in range(3):
+        image, presence, log_size = next(drawn)
+        assert image.shape == (size.BATCH, 3, size.PATCH, size.PATCH)
+        assert presence.shape == log_size.shape == (size.BATCH, size.PATCH, size.PATCH)
+    assert len(told) == 3
+    assert all(line.startswith("left out: ") for line in told)
+    for n, line in enumerate(sorted(told[1:])):
+        assert f"{n + 1}.png" in line
+
+
+def test_the_size_network_ends_where_no_image_can_be_read(tmp_path: Path) -> None:
+    pairs_on_disk(tmp_path, 1)
+    (tmp_path / "0.png").write_bytes(b"no image")
+    samples, cases = size.read_samples(tmp_path, tmp_path, (), print)
+    with pytest.raises(ImageError, match=r"0\.png"):
+        next(size.batches(samples, cases, 0))
+
+
+@pytest.mark.parametrize("left_out", [(), ("selftrain",), ("size", "selftrain")])
+def test_hours_are_those_of_all_steps_together(left_out: tuple[str, ...]) -> None:
+    each = hours_of(24.0, folds=5, jobs=2, left_out=left_out)
+    turns = {"baseline": 5, "weightmap": 5, "selftrain": 3 * 3}
+    spent = {stage: hours * turns.get(stage, 1) for stage, hours in each.items() if hours}
+    assert sum(hours for stage, hours in spent.items() if stage not in left_out) == pytest.approx(
+        24
+    )

@@ -45,7 +45,7 @@ def training_images(folder: Path) -> dict[Path, str]:
 
 
 def find_label(folder: Path, image: Path) -> Path:
-    """The label file of an image. Raises ImageError where there is none."""
+    """The label file of an image. Raises NoLabel where there is none."""
     return label_of(Labels(folder), folder, image)
 
 
@@ -60,6 +60,14 @@ def label_of(labels: Labels, folder: Path, image: Path) -> Path:
     return path
 
 
+def check_fit(path: Path, pixels: np.ndarray, instances: np.ndarray) -> None:
+    """Raise ImageError, which names `path`, where image and label have other shapes."""
+    if instances.shape != pixels.shape[:2]:
+        raise ImageError(
+            f"{path}: label is {instances.shape}, image is {pixels.shape[:2]}: pair them anew"
+        )
+
+
 def read_pair(image: Path, label: Path) -> tuple[np.ndarray, np.ndarray]:
     """An image as the network sees it, (H, W, 3) uint8, and its cells, (H, W) integer.
 
@@ -67,10 +75,7 @@ def read_pair(image: Path, label: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     pixels = normalise_channels(read_image(image).pixels)
     instances = read_instances(label)
-    if instances.shape != pixels.shape[:2]:
-        raise ImageError(
-            f"{label}: label is {instances.shape}, image is {pixels.shape[:2]}: pair them anew"
-        )
+    check_fit(label, pixels, instances)
     if not instances.any():
         raise ImageError(f"{label}: holds no cell: leave the image out or label it")
     return pixels, instances

@@ -1,7 +1,7 @@
 """What a lab's folders hold, before anything is made of it: pairs, cells and their sizes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +103,18 @@ def check_enough(found: Survey) -> None:
         )
 
 
-def tell(images: Path, labels: Path, say: Callable[[str], object]) -> None:
-    """Say what two folders hold, and what cannot be used of it."""
-    found = survey(images, labels)
+def tell(images: Path, labels: Path, without: Sequence[str], say: Callable[[str], object]) -> None:
+    """Say what two folders hold to learn from, and what cannot be used of it.
+
+    without: sources of the meta.csv that are left out, as are images that it keeps for validation.
+    """
+    found, meta = survey(images, labels), read_meta(images)
     for reason in found.left_out:
         say(f"left out: {reason}")
-    if found.pairs:
-        say(found.line())
+    learnt = tuple(
+        pair
+        for pair in found.pairs
+        if not pair.held_out and meta.get(pair.case, {}).get("source") not in without
+    )
+    if learnt:
+        say(replace(found, pairs=learnt).line())

@@ -61,9 +61,9 @@ class Recolour(BasicTransform):  # type: ignore[misc]
     """Another stain or mode of the microscope, which no training image shows, for the same cells.
 
     Channels are swapped, made one grey, or inverted: they have a mean of 0 (z-scores), so that is
-    a change of sign, and what lies outside the picture, 0, stays. A light that is uneven is added.
-    Grey images may get relief, as differential interference contrast shows it, or halos, as phase
-    contrast does.
+    a change of sign. A light that is uneven is added. Grey images may get relief, as differential
+    interference contrast shows it, or halos, as phase contrast does. The last three reach a little
+    into what lies outside the picture.
     """
 
     def apply(self, data_dict: dict[str, Any], **_: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ place for it. Legend: N patches of PATCH px.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reunet.errors import ImageError
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, scale_labels, scaled_shape, typical_diameter
 from reunet.inference.size import REFERENCE, STRIDE
 from reunet.io.atomic import replacing
-from reunet.io.images import list_images, read_image
+from reunet.io.collection import Labels
+from reunet.io.images import read_image
 from reunet.io.meta import read_meta
 from reunet.network.architecture import SIZE_STAGE, Architecture, size_parameter_shapes
 from reunet.network.unet import SizeUNet
 from reunet.training.data.dataset import Cases
-from reunet.training.data.labels import find_label, read_instances
+from reunet.training.data.labels import check_fit, label_of, read_instances, training_images
 from reunet.training.data.sampling import balanced
 from reunet.training.fit.augment import Recolour
 from reunet.training.fit.device import autocast
@@ -44,6 +46,7 @@ AROUND_A_CELL = 0.5  # share of the patches
 BETA = 0.2  # of the smooth L1 on log2 of the diameter
 SAVE_EVERY = 60.0  # s
 AHEAD = 6  # batches
+Tell = Callable[[str], object]
 Batch = tuple[Tensor, Tensor, Tensor]  # images (N, 3, P, P), presence and log2 size (N, P, P)
 
 
@@ -57,8 +60,10 @@ class Sample:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        return normalise_channels(read_image(self.path).pixels)
+        """(H, W, 3) uint8. Raises ImageError where they cannot be read, or do not fit the label."""
+        pixels = normalise_channels(read_image(self.path).pixels)
+        check_fit(self.path, pixels, self.instances)
+        return pixels
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,18 +79,25 @@ class Sample:
         return logs
 
 
-def read_samples(images: Path, labels: Path, without: Sequence[str]) -> tuple[list[Sample], Cases]:
+def read_samples(
+    images: Path, labels: Path, without: Sequence[str], tell: Tell
+) -> tuple[list[Sample], Cases]:
     """The labelled training images, and what `sampling.balanced` asks about them, by index.
 
-    Raises ImageError for a file that cannot be read and ValueError where there is no image.
+    tell: is told, in a line each, of images whose label is missing or cannot be read. Raises
+    ImageError for folders that cannot be listed and ValueError where there is no image.
     """
-    meta, cases = read_meta(images), Cases()
+    meta, cases, found = read_meta(images), Cases(), Labels(labels)
     samples: list[Sample] = []
-    for path in list_images(images):
-        about = meta.get(path.name.split(".")[0], {})
+    for path, case in training_images(images).items():
+        about = meta.get(case, {})
         if about.get("split", "train") != "train" or about.get("source") in without:
             continue
-        instances = read_instances(find_label(labels, path)).astype(np.int32)
+        try:
+            instances = read_instances(label_of(found, labels, path)).astype(np.int32)
+        except ImageError as error:
+            tell(f"left out: {error}")
+            continue
         if not (diameter := typical_diameter(instances)):
             continue
         cases[str(len(samples))] = {
@@ -178,24 +190,43 @@ def loss_of(output: Tensor, presence: Tensor, log_size: Tensor) -> Tensor:
     return total
 
 
-def batches(samples: list[Sample], cases: Cases, seed: int) -> Iterator[Batch]:
-    """Batches for ever, drawn on a thread of their own, evenly over modalities."""
-    names = balanced(cases, cases, PATCH)
-    queue: Queue[Batch] = Queue(AHEAD)
+def batches(samples: list[Sample], cases: Cases, seed: int, tell: Tell = print) -> Iterator[Batch]:
+    """Batches for ever, drawn on a thread of their own, evenly over modalities.
+
+    tell: is told, in a line, of each image that proves unreadable; it is drawn no more. Raises
+    ImageError where none is left.
+    """
+    queue: Queue[Batch | Exception] = Queue(AHEAD)
 
     def fill() -> None:
-        """Keep the queue full."""
+        """Keep the queue full; what goes wrong comes out of it."""
         rng = np.random.default_rng(seed)
-        while True:
-            drawn = [draw(samples[int(names[rng.integers(len(names))])], rng) for _ in range(BATCH)]
-            image, presence, size = (
-                torch.from_numpy(np.stack(p)) for p in zip(*drawn, strict=True)
-            )
-            queue.put((image, presence, size))
+        names = balanced(cases, cases, PATCH)
+        try:
+            while True:
+                drawn: list[tuple[np.ndarray, ...]] = []
+                while len(drawn) < BATCH:
+                    name = names[rng.integers(len(names))]
+                    try:
+                        drawn.append(draw(samples[int(name)], rng))
+                    except ImageError as error:
+                        names = [other for other in names if other != name]
+                        if not names:
+                            raise
+                        tell(f"left out: {error}")
+                image, presence, size = (
+                    torch.from_numpy(np.stack(p)) for p in zip(*drawn, strict=True)
+                )
+                queue.put((image, presence, size))
+        except Exception as error:
+            queue.put(error)
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
-        yield queue.get()
+        batch = queue.get()
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def new_network(arch: Architecture, start: Path | None) -> SizeUNet:
@@ -226,7 +257,7 @@ def train_size(
     """Train for a time, from where an interrupted run stopped. Returns the file of the weights.
 
     samples, cases: of `read_samples`. output: folder; `size_latest.pth` there is what a later run
-    goes on from, `size.pth` the result. Raises ImageError for an image that can no longer be read
+    goes on from, `size.pth` the result. Raises ImageError where no image can be read any longer
     and ValueError for a start that cannot be used.
     """
     output.mkdir(parents=True, exist_ok=True)

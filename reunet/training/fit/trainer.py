@@ -293,7 +293,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             **{f"f1_{name}": value for name, value in scores.items()},
         }
         if self.log_book.add(figures):
-            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+            self.save_checkpoint(str(Path(self.output_folder) / layout.BEST))
         return epoch_line(figures)
 
     def save_checkpoint(self, filename: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from reunet import load_model
 from reunet.io.atomic import replacing
 from reunet.metric import score_pair
-from reunet.network.bundle import Bundle
+from reunet.network.bundle import CARD, Bundle
 from reunet.pipeline import predict
 from reunet.training.data.labels import read_instances
 from reunet.training.data.survey import Pair
@@ -23,7 +23,7 @@ FAR = 1.4  # factor by which sizes of cells may be misjudged: the training zooms
 
 @dataclass(frozen=True)
 class Scores:
-    """One image. diameter: px of its typical cell; estimated: what the size network took it for
+    """One image. diameter: px of its typical cell; estimated: what it was taken for
     (0: nothing); before: F1 of the weights started from (-1: none)."""
 
     image: str
@@ -67,7 +67,7 @@ class Comparison:
 def compare(pairs: list[Pair], before: Bundle | None, after: Path) -> Comparison:
     """Segment held-out images with both bundles. A table that is there already is read."""
     table = after / TABLE
-    if table.exists() and table.stat().st_mtime_ns > (after / "card.json").stat().st_mtime_ns:
+    if table.exists() and table.stat().st_mtime_ns > (after / CARD).stat().st_mtime_ns:
         return _read(table)
     new = load_model(after, "cpu")
     old = load_model(before.folder, "cpu") if before else None

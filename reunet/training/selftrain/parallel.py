@@ -4,6 +4,7 @@ On two CPU cores three trainings of one thread each learn more in an hour than o
 two threads after the other.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reunet.training.processes import end_with
+from reunet.training.talk import deaf_children
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def run_each(
                 failed = failed or ("" if fine else f"{name}: {result}")
     finally:
         for left in running.values():  # interrupted: a process takes its own loaders along
-            os.killpg(left.process.pid or 0, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has no group yet, nor loaders
+                os.killpg(left.process.pid or 0, signal.SIGKILL)
+            left.process.kill()
     if failed:
         raise RuntimeError(failed)
     return {name: results[name] for name in tasks}
@@ -61,7 +65,8 @@ def _start(work: Callable[..., Any], arguments: tuple[Any, ...], log: Path) -> R
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(work, arguments, log, sender, os.getpid()))
-    process.start()
+    with deaf_children():  # it is ended by this one, without a traceback of its own
+        process.start()
     sender.close()  # of this process: the pipe ends when the other one does
     return Running(process, receiver)
 

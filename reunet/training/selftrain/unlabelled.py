@@ -105,7 +105,7 @@ def _is_stored(store: Path, path: Path, image: UnlabelledImage, wanted: float | 
 def _brought_to(
     image: UnlabelledImage, pixels: np.ndarray, wanted: float | None, measure: Measure
 ) -> tuple[UnlabelledImage, np.ndarray]:
-    """An image with its cells at `wanted` px, as `reunet predict` would show it."""
+    """An image with its cells at `wanted` px, by the estimate of their size."""
     assert wanted
     diameter = measure(pixels)
     shape = scaled_shape(pixels.shape, zoom_for(diameter, wanted, pixels.shape[:2])[0])
