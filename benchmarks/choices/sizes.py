@@ -38,8 +38,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=default_weights())
     parser.add_argument("--sources", default="")
     options = parser.parse_args()
-    each = 10**6 if options.val else 60  # of a modality
-    meta = draw(options.data, each, val=options.val, column="modality")
+    meta = draw(options.data, 10**6 if options.val else 60, val=options.val, column="modality")
     if options.sources:
         meta = {n: row for n, row in meta.items() if row["source"] in options.sources.split(",")}
     warnings.simplefilter("ignore")
