@@ -10,6 +10,7 @@ Legend: h, w pixels of a part as the network is shown it.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,10 +25,24 @@ from reunet.options import Options
 
 FACTORS = (2**0.5, 2.0)  # on the estimated diameter, tried beside it; each takes half the time
 SURE = 0.94  # score of the estimate from which no other is tried
+CROWDED = 0.6  # share of a part that is cells, from which none is tried: larger, neighbours merge
 MISFIT = 0.2  # taken off the score, times the log of measured over assumed diameter …
 DISTANCE = 0.1  # … and times the square of the log of the factor
 
-Look = Callable[[float], tuple[float, float]]  # diameter -> confidence, measured diameter
+
+class Found(NamedTuple):
+    """What the network finds with cells of a diameter at the size that it knows.
+
+    confidence: its mean in their pixels, 0..1. measured: px, diameter of the typical one, 0 without
+    cells. cover: share of the pixels that are a cell's.
+    """
+
+    confidence: float
+    measured: float
+    cover: float
+
+
+Look = Callable[[float], Found]  # diameter in px -> what is found
 
 
 def is_searched(model: Model, options: Options) -> bool:
@@ -40,21 +55,19 @@ def is_searched(model: Model, options: Options) -> bool:
 def surest_diameter(estimate: float, look: Look) -> float:
     """The estimate, or a multiple of it that the network is surer of.
 
-    estimate: px. look: what the network finds with cells of a diameter at the size that it knows:
-    its mean confidence in their pixels, 0..1, and the diameter of the typical one in px, 0 without
-    cells.
+    estimate: px. It stays where cells lie so close that larger ones would be several.
     """
 
-    def score(factor: float) -> float:
-        confidence, measured = look(factor * estimate)
-        if not measured:
+    def score(factor: float, found: Found) -> float:
+        if not found.measured:
             return 0.0
-        misfit = abs(log(measured / (factor * estimate)))
-        return confidence - MISFIT * misfit - DISTANCE * log(factor) ** 2
+        misfit = abs(log(found.measured / (factor * estimate)))
+        return found.confidence - MISFIT * misfit - DISTANCE * log(factor) ** 2
 
-    scores = {1.0: score(1.0)}
-    if scores[1.0] < SURE:
-        scores |= {factor: score(factor) for factor in FACTORS}
+    first = look(estimate)
+    scores = {1.0: score(1.0, first)}
+    if scores[1.0] < SURE and first.cover < CROWDED:
+        scores |= {factor: score(factor, look(factor * estimate)) for factor in FACTORS}
     return estimate * max(scores, key=lambda factor: scores[factor])
 
 
@@ -75,7 +88,7 @@ def search_scale(
     scaling = scaling_from(np.sum([histogram(inside) for inside in insides], axis=0))
     unmirrored = replace(options, tta=False, step=None)
 
-    def look(diameter: float) -> tuple[float, float]:
+    def look(diameter: float) -> Found:
         """Of all parts together."""
         zoom = min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
         cells, confidence = [np.zeros(1, np.int32)], [np.zeros(0, np.float32)]
@@ -84,7 +97,9 @@ def search_scale(
             confidence.append(of_cells[labels > 0])
             cells.append(np.where(labels, labels + max(c.max() for c in cells), 0).ravel())
         measured = typical_diameter(np.concatenate(cells)) / zoom
-        return float(np.concatenate(confidence).mean()) if measured else 0.0, measured
+        sure = np.concatenate(confidence)
+        cover = len(sure) / max(1, sum(map(len, cells)) - 1)
+        return Found(float(sure.mean()) if measured else 0.0, measured, cover)
 
     return surest_diameter(estimate.diameter, look)
 

@@ -15,7 +15,9 @@ from reunet.inference.size import Estimate, views_of
 from reunet.io.images import read_image, read_label
 from reunet.options import Options
 from reunet.run.resume import settings_line
-from reunet.scale_search import FACTORS, search_scale, surest_diameter
+from reunet.scale_search import FACTORS, Found, search_scale, surest_diameter
+
+NOTHING = Found(0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,10 @@ def model() -> Model:
 def network_for(true: float, asked: list[float]) -> scale_search.Look:
     """Sure of cells near their true size, and drawn to it in what it measures."""
 
-    def look(diameter: float) -> tuple[float, float]:
+    def look(diameter: float) -> Found:
         asked.append(diameter)
-        return 0.9 - 0.2 * abs(math.log(diameter / true)), math.sqrt(diameter * true)
+        confidence = 0.9 - 0.2 * abs(math.log(diameter / true))
+        return Found(confidence, math.sqrt(diameter * true), 0.3)
 
     return look
 
@@ -43,20 +46,26 @@ def test_the_true_size_is_found_from_a_small_estimate(factor: float) -> None:
 def test_who_is_sure_at_once_is_asked_once() -> None:
     asked: list[float] = []
 
-    def look(diameter: float) -> tuple[float, float]:
+    def look(diameter: float) -> Found:
         asked.append(diameter)
-        return 0.97, diameter
+        return Found(0.97, diameter, 0.3)
 
     assert surest_diameter(33, look) == 33
     assert asked == [33]
 
 
 def test_where_no_cell_is_found_at_any_scale_the_estimate_stays() -> None:
-    assert surest_diameter(33, lambda _: (0.0, 0.0)) == 33
+    assert surest_diameter(33, lambda _: NOTHING) == 33
+
+
+def test_in_a_crowd_the_estimate_stays() -> None:
+    """Seen smaller, neighbours are taken for one cell, and with confidence."""
+    assert surest_diameter(20, lambda d: Found(0.6 + d / 200, d, 0.8)) == 20
+    assert surest_diameter(20, lambda d: Found(0.6 + d / 200, d, 0.3)) > 20
 
 
 def test_cells_at_a_larger_scale_alone_are_found() -> None:
-    assert surest_diameter(10, lambda d: (0.9, d) if d > 15 else (0.0, 0.0)) > 15
+    assert surest_diameter(10, lambda d: Found(0.9, d, 0.3) if d > 15 else NOTHING) > 15
 
 
 @pytest.mark.parametrize("path", sorted((SAMPLES / "images").iterdir()), ids=lambda p: p.stem)
