@@ -107,7 +107,8 @@ def train_lab(asked: Lab, say: Say = print, dry_run: bool = False) -> Comparison
     weights = str(start.weights) if start.weights else None
     every = 10**6 if found.held_out else 5  # of fold `all` the F1 would be that of learnt images
     hours = asked.hours * (1 - size_share(start))
-    job = Job(start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every)
+    # One laboratory's microscopes and stains are what there is to learn.
+    job = Job(start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every, recolour=False)
     train(asked.root, job, "all" if found.held_out else 0, asked.device)
     learn_sizes(asked, [pair for pair in found.pairs if pair not in held_out], start, say)
     hand_over(asked, found, start, len(held_out))
@@ -197,6 +198,7 @@ def learn_sizes(asked: Lab, pairs: list[Pair], start: Start, say: Say) -> None:
     train_size(
         samples, cases, layout.size_folder(asked.root), PRESETS[start.preset].architecture,
         hours=hours, start=start.size_of.folder / fold_file(SIZE), first_lr=SIZE_LR,
+        recolour=False,
     )  # fmt: skip
 
 

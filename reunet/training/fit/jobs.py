@@ -30,7 +30,7 @@ class Job:
     self-training, a digest that tells its pseudo-labels from others. pseudo_share: of the draws
     that are pseudo-labelled cases (None: all cases alike). patch: px edge of a training patch,
     with a batch of about as many pixels (None: the preset's). teachers: checkpoints whose soft
-    output is learnt, too (none: the labels alone).
+    output is learnt, too (none: the labels alone). recolour: images where the preset does so.
     """
 
     preset: str
@@ -45,6 +45,7 @@ class Job:
     pseudo_share: float | None = None
     patch: int | None = None
     teachers: list[str] = field(default_factory=list)
+    recolour: bool = True
 
     @property
     def plans_name(self) -> str:

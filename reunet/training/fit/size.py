@@ -111,7 +111,9 @@ def read_samples(
     return samples, cases
 
 
-def draw(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(
+    sample: Sample, rng: np.random.Generator, recolour: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A patch at a random zoom: image (3, P, P), presence and log2 size of cells (P, P)."""
     zoom = _draw_zoom(sample.diameter, rng)
     window = _draw_window(sample.instances, int(np.ceil(PATCH / zoom)), rng)
@@ -120,7 +122,8 @@ def draw(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     pixels = scale_image(pixels, shape)[:PATCH, :PATCH].astype(np.float32)
     instances = scale_labels(instances, shape)[:PATCH, :PATCH]
     mean, deviation = sample.statistics
-    pixels = _recoloured((_distorted(pixels, rng) - mean) / deviation)
+    pixels = (_distorted(pixels, rng) - mean) / deviation
+    pixels = _recoloured(pixels) if recolour else pixels
     logs = np.where(instances > 0, sample.log_sizes[instances] + np.log2(zoom), 0)
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
     parts = [pixels, (instances > 0).astype(np.float32), logs.astype(np.float32)]
@@ -190,7 +193,9 @@ def loss_of(output: Tensor, presence: Tensor, log_size: Tensor) -> Tensor:
     return total
 
 
-def batches(samples: list[Sample], cases: Cases, seed: int, tell: Tell = print) -> Iterator[Batch]:
+def batches(
+    samples: list[Sample], cases: Cases, seed: int, tell: Tell = print, recolour: bool = True
+) -> Iterator[Batch]:
     """Batches for ever, drawn on a thread of their own, evenly over modalities.
 
     tell: is told, in a line, of each image that proves unreadable; it is drawn no more. Raises
@@ -208,7 +213,7 @@ def batches(samples: list[Sample], cases: Cases, seed: int, tell: Tell = print) 
                 while len(drawn) < BATCH:
                     name = names[rng.integers(len(names))]
                     try:
-                        drawn.append(draw(samples[int(name)], rng))
+                        drawn.append(draw(samples[int(name)], rng, recolour))
                     except ImageError as error:
                         names = [other for other in names if other != name]
                         if not names:
@@ -253,12 +258,13 @@ def train_size(
     hours: float,
     start: Path | None,
     first_lr: float = FIRST_LR,
+    recolour: bool = True,
 ) -> Path:
     """Train for a time, from where an interrupted run stopped. Returns the file of the weights.
 
     samples, cases: of `read_samples`. output: folder; `size_latest.pth` there is what a later run
-    goes on from, `size.pth` the result. Raises ImageError where no image can be read any longer
-    and ValueError for a start that cannot be used.
+    goes on from, `size.pth` the result. recolour: patches, see `augment.Recolour`. Raises
+    ImageError where no image can be read any longer and ValueError for a start that cannot be used.
     """
     output.mkdir(parents=True, exist_ok=True)
     latest, final = output / "size_latest.pth", output / "size.pth"
@@ -273,7 +279,7 @@ def train_size(
         optimiser.load_state_dict(state["optimiser"])
         before, iteration = float(state["seconds"]), int(state["iteration"])
     ticker, started, saved = Ticker(), time.monotonic(), time.monotonic()
-    for image, presence, log_size in batches(samples, cases, seed=iteration):
+    for image, presence, log_size in batches(samples, cases, iteration, recolour=recolour):
         seconds = before + time.monotonic() - started
         progress = seconds / (hours * 3600)
         if progress >= 1:

@@ -196,7 +196,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         if self.preset.zoom:
             widen_zoom(pipeline, self.preset.zoom)
         weighted = self.job["weight_dice"] or self.job["weight_ce"]
-        return with_maps(pipeline, weighted, self.preset.recolour)
+        recolour = self.preset.recolour and self.job.get("recolour", True)
+        return with_maps(pipeline, weighted, recolour)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """nnU-Net's, all weights 1."""
