@@ -24,6 +24,7 @@ def end_with(parent: int, group: bool = False) -> None:
     def tell_later(
         kind: type[BaseException], error: BaseException, at: TracebackType | None
     ) -> None:
+        """As `tell`, but of a lost connection only after the next look at the parent."""
         if issubclass(kind, (ConnectionError, EOFError)):
             time.sleep(2 * LOOK_EVERY)
         tell(kind, error, at)

@@ -120,8 +120,7 @@ def test_training(images: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("nnunetv2"), reason="nnU-Net is not installed")
 def test_training_on_a_real_sample(tmp_path: Path) -> None:
-    """Eight crops of nuclei: what was held out is found as well as before, but for a cell or two of
-    its forty; and labels are made."""
+    """Eight crops of nuclei: what was held out is found as well as before, and labels are made."""
     name = "bbbc039__IXMtest_D20_s9"
     pixels = np.asarray(Image.open(SAMPLES / f"images/{name}.png"))
     truth = tifffile.imread(SAMPLES / f"labels/{name}_label.tiff")
@@ -139,7 +138,7 @@ def test_training_on_a_real_sample(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     before, after = (np.mean([float(row[when]) for row in rows]) for when in ("before", "after"))
     assert before > 0.7
-    assert after > before - 0.06
+    assert after > before - 0.03
     for n in range(8):
         assert tifffile.imread(found / f"crop{n}_label.tiff").max() > 3
         assert (found / f"crop{n}_overlay.png").exists()

@@ -209,22 +209,25 @@ def batches(
         names = balanced(cases, cases, PATCH)
         try:
             while True:
-                drawn: list[tuple[np.ndarray, ...]] = []
-                while len(drawn) < BATCH:
-                    name = names[rng.integers(len(names))]
-                    try:
-                        drawn.append(draw(samples[int(name)], rng, recolour))
-                    except ImageError as error:
-                        names = [other for other in names if other != name]
-                        if not names:
-                            raise
-                        tell(f"left out: {error}")
+                drawn = [draw_usable(names, rng) for _ in range(BATCH)]
                 image, presence, size = (
                     torch.from_numpy(np.stack(p)) for p in zip(*drawn, strict=True)
                 )
                 queue.put((image, presence, size))
         except Exception as error:
             queue.put(error)
+
+    def draw_usable(names: list[str], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """A patch of one of the names; those that cannot be used are taken out of them."""
+        while True:
+            name = names[rng.integers(len(names))]
+            try:
+                return draw(samples[int(name)], rng, recolour)
+            except ImageError as error:
+                names[:] = [other for other in names if other != name]
+                if not names:
+                    raise
+                tell(f"left out: {error}")
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
