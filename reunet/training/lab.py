@@ -24,6 +24,7 @@ from reunet.training.release.held_out import Comparison, compare
 from reunet.training.talk import deaf_children, into_file, told_seconds
 
 STAGE = "weightmap"
+FULL_RATE_FROM = 0.25  # h
 SIZE_SHARE, SIZE_LR = 1 / 6, 3e-4  # of the time, for the network that estimates the size of cells
 SHIPPED, NOTHING = "shipped", "none"
 DEFAULT_PRESET = "compact"
@@ -108,7 +109,10 @@ def train_lab(asked: Lab, say: Say = print, dry_run: bool = False) -> Comparison
     every = 10**6 if found.held_out else 5  # of fold `all` the F1 would be that of learnt images
     hours = asked.hours * (1 - size_share(start))
     # One laboratory's microscopes and stains are what there is to learn.
-    job = Job(start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every, recolour=False)
+    job = Job(
+        start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every, recolour=False,
+        rate=rate_of(hours) if weights else 1.0,
+    )  # fmt: skip
     train(asked.root, job, "all" if found.held_out else 0, asked.device)
     learn_sizes(asked, [pair for pair in found.pairs if pair not in held_out], start, say)
     hand_over(asked, found, start, len(held_out))
@@ -179,6 +183,14 @@ def prepare(asked: Lab, found: Survey, start: Start, say: Say) -> list[Pair]:
 def size_share(start: Start) -> float:
     """Share of the time that the size network gets: none where cells keep their size."""
     return SIZE_SHARE if PRESETS[start.preset].diameter else 0.0
+
+
+def rate_of(hours: float) -> float:
+    """Share of the preset's learning rate for weights that are good already.
+
+    Minutes are too short for the network to settle again from what the full rate makes of it.
+    """
+    return min(1.0, hours / FULL_RATE_FROM)
 
 
 def learn_sizes(asked: Lab, pairs: list[Pair], start: Start, say: Say) -> None:

@@ -136,6 +136,9 @@ def test_training_on_a_real_sample(tmp_path: Path) -> None:
     assert "F1 on 2 held-out images: " in told
     with (weights / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
+    [log] = weights.rglob("training.csv")
+    with log.open() as file:
+        assert 0 < max(float(row["lr"]) for row in csv.DictReader(file)) < 1.1e-4  # of 1e-3
     before, after = (np.mean([float(row[when]) for row in rows]) for when in ("before", "after"))
     assert before > 0.7
     assert after > before - 0.03

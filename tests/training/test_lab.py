@@ -357,3 +357,10 @@ def test_the_size_of_cells_is_learnt_too(
     assert bundle.diameter == 30
     hours = bundle.about["stages"][-1]["hours"]
     assert hours == pytest.approx(0.004, abs=0.006)  # an epoch alone takes longer
+
+
+def test_minutes_are_spent_at_a_lower_rate() -> None:
+    rates = [lab.rate_of(hours) for hours in (0.01, 0.1, 0.2, 0.25, 0.5, 24)]
+    assert rates == sorted(rates)
+    assert 0 < rates[0] < 0.1
+    assert rates[-3:] == [1, 1, 1]

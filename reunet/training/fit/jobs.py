@@ -31,6 +31,7 @@ class Job:
     that are pseudo-labelled cases (None: all cases alike). patch: px edge of a training patch,
     with a batch of about as many pixels (None: the preset's). teachers: checkpoints whose soft
     output is learnt, too (none: the labels alone). recolour: images where the preset does so.
+    rate: share of the schedule's learning rate.
     """
 
     preset: str
@@ -46,6 +47,7 @@ class Job:
     patch: int | None = None
     teachers: list[str] = field(default_factory=list)
     recolour: bool = True
+    rate: float = 1.0
 
     @property
     def plans_name(self) -> str:

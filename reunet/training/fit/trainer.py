@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any
@@ -52,7 +53,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
             self.device, self.grad_scaler = device, None
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
-        self.schedule = self.preset.schedule(self.job["stage"])
+        schedule = self.preset.schedule(self.job["stage"])
+        self.schedule = replace(schedule, first_lr=schedule.first_lr * self.job.get("rate", 1.0))
         self.patch: int = self.configuration_manager.patch_size[0]
         self.initial_lr = self.schedule.first_lr
         self.weight_decay = self.preset.weight_decay
