@@ -327,31 +327,50 @@ def test_sizes_are_judged_before_openslide_sees_them(
 # -- the whole way
 
 
-@pytest.mark.usefixtures("openslide")
-def test_predict_gives_the_labels_of_a_png(tmp_path: Path) -> None:
-    """Held, and with --region; what is done is kept by --resume."""
-    nuclei = np.asarray(Image.open(NUCLEI))
+def predict(images: Path, labels: Path, *options: str) -> dict[str, np.ndarray]:
+    """Labels by the names of images."""
+    command = [sys.executable, "-m", "reunet", "predict", images, labels, "--quality", "fast"]
+    run = subprocess.run([*command, "--device", "cpu", *options], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return {path.name.split("_")[0]: tifffile.imread(path) for path in labels.glob("*.tiff")}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Slides, and a plain picture of the same pixels for each."""
+    folder, nuclei = tmp_path / "images", np.asarray(Image.open(NUCLEI))
+    folder.mkdir()
+    written = pages(nuclei)
+    write_ndpi(folder / "slide.ndpi", written)
+    Image.fromarray(decoded(written[0])).save(folder / "plain.png")
     whole = nuclei[: OVERLAP + 4 * STEP, : OVERLAP + 5 * STEP]
-    images, written = tmp_path / "images", pages(nuclei)
-    images.mkdir()
-    write_ndpi(images / "slide.ndpi", written)
-    Image.fromarray(decoded(written[0])).save(images / "plain.png")
-    write_bif(images / "tiles.bif", [Area(whole, 0, 0, 0, 0)], OVERLAP)
-    Image.fromarray(whole).save(images / "mosaic.png")
-    options = ("--quality", "fast", "--device", "cpu")
-    for extra in ([], ["--region", "60,50,120,100"]):
-        labels = tmp_path / f"labels{len(extra)}"
-        command = [sys.executable, "-m", "reunet", "predict", images, labels, *options, *extra]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        found = {name: tifffile.imread(labels / f"{name}_label.tiff")
-                 for name in ("slide", "plain", "tiles", "mosaic")}  # fmt: skip
-        assert found["plain"].max() > 3
-        assert np.array_equal(found["slide"], found["plain"])
-        assert np.array_equal(found["tiles"], found["mosaic"])
+    write_bif(folder / "tiles.bif", [Area(whole, 0, 0, 0, 0)], OVERLAP)
+    Image.fromarray(whole).save(folder / "mosaic.png")
+    return folder
+
+
+@pytest.mark.usefixtures("openslide")
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--region", "60,50,120,100"),
+        pytest.param(("--workers", "2"), marks=pytest.mark.slow),  # processes take time to start
+    ],
+)
+def test_predict_gives_the_labels_of_a_png(
+    options: tuple[str, ...], images: Path, tmp_path: Path
+) -> None:
+    if "--workers" in options:
+        pytest.importorskip("distributed")
+    labels = tmp_path / "labels"
+    found = predict(images, labels, *options)
+    assert found["plain"].max() > 3
+    assert np.array_equal(found["slide"], found["plain"])
+    assert np.array_equal(found["tiles"], found["mosaic"])
+    if not options:
         before = {path: path.stat().st_mtime_ns for path in labels.iterdir()}
-        run = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+        predict(images, labels, "--resume")
         assert {path: path.stat().st_mtime_ns for path in labels.iterdir()} == before
 
 

@@ -103,8 +103,9 @@ a plain 8-bit PNG of the same pixels.
   (`pip install 'reunet[slides]'`), which lays tiles at their mean distance. Without it a `.ndpi` is
   an error, and the tiles of a `.bif` are taken as they lie in the file, with a note. What was not
   scanned has the slide's colour of background, or white; of several focal planes the one in focus
-  counts; a `note:` says so. Not read: `.mrxs`, `.vms`, `.vmu`, `.svslide`, and fluorescence in a
-  `.ndpi`, which is not a JPEG of three colours.
+  counts; a `note:` says so. Not read: fluorescence in a `.ndpi`, which is no JPEG of three colours,
+  and the older `.vms`, `.vmu`, `.svslide`; nor `.mrxs`, a folder beside a file: it spans the whole
+  glass, gigapixels of it empty, so export the part with the tissue as TIFF.
   Tested with files put together by OpenSlide's description of them, whose pixels Pillow, tifffile
   or the picture they were cut from confirm, and with the small `.svs` of OpenSlide's own tests; no
   scanner's own `.ndpi`, `.bif` or `.scn` was at hand.
