@@ -30,7 +30,7 @@ LONG = {
     "test_degenerate", "test_determinism", "test_distributed", "test_doctor", "test_examples",
     "test_faults", "test_field_bundle", "test_golden", "test_harness", "test_hostile",
     "test_inputs", "test_omezarr", "test_package", "test_quality", "test_region",
-    "test_report_page", "test_startup", "test_vendors", "test_zoo",
+    "test_report_page", "test_scanners", "test_startup", "test_vendors", "test_zoo",
 }  # fmt: skip
 LONG_TESTS = {
     "test_a_budget_knows_the_tiles_of_the_second_look",

@@ -34,7 +34,8 @@ class Format(NamedTuple):
     endings: in lower case. heads: what such a file begins with; where there are some, they decide
     and the ending does not. reader: imports the module, with `open_plane`, as `planes.OpenPlane`,
     and `pixel_size`; none for what `pillow` reads. parts: it can be read in bands of rows, so
-    large ones are not held.
+    large ones are not held. fits: says of a file with such a head whether it is one, where that
+    takes a second look.
     """
 
     name: str
@@ -42,10 +43,19 @@ class Format(NamedTuple):
     heads: tuple[bytes, ...] = ()
     reader: Callable[[], Any] | None = None
     parts: bool = False
+    fits: Callable[[Path], bool] = lambda _: True
 
 
 def _tiff() -> Any:
     return import_module("reunet.io.tiff")
+
+
+def _slides() -> Any:
+    return import_module("reunet.io.slides")
+
+
+def _is_for_openslide(path: Path) -> bool:
+    return bool(_slides().is_for_openslide(path))
 
 
 def _omezarr() -> Any:
@@ -60,6 +70,7 @@ FORMATS = (
     Format("PNG", (".png",), (PNG,)),
     Format("JPEG", (".jpg", ".jpeg"), (JPEG,)),
     Format("BMP", (".bmp",), (BMP,)),
+    Format("slide", (), TIFF, _slides, parts=True, fits=_is_for_openslide),
     Format("TIFF", (".tif", ".tiff", *SLIDES), TIFF, _tiff, parts=True),
     Format("OME-Zarr", (".zarr",), reader=_omezarr, parts=True),
     Format("microscope", (".czi", ".nd2", ".lif"), reader=_vendors),
@@ -227,7 +238,7 @@ def format_of(path: Path) -> Format:
         return named
     head = read_head(path)
     for form in FORMATS:
-        if form.heads and head.startswith(form.heads):
+        if form.heads and head.startswith(form.heads) and form.fits(path):
             return form
     raise image_error(path, "not a PNG, JPEG, BMP or TIFF image", "convert it or leave it out")
 

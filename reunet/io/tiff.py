@@ -19,6 +19,7 @@ from reunet.errors import TiffError
 from reunet.io.alpha import ALPHA_ONLY, only_alpha
 from reunet.io.pixel_size import PixelSize
 from reunet.io.region import Window
+from reunet.io.scanners import OVERLAPS, XMP
 from reunet.io.selection import Place
 from reunet.io.tiff_colour import COLOURS, Colour, colour_of, measured, shown
 from reunet.io.tiff_limits import (
@@ -92,7 +93,8 @@ class Plane:
         notes = [*self.choice.left_out, *notes]
         if not self.as_shown:
             return notes
-        return [*self.choice.disbelieved, *notes, *self.colour.notes, *self._never_written()]
+        more = [*self._never_written(), *self._not_stitched()]
+        return [*self.choice.disbelieved, *notes, *self.colour.notes, *more]
 
     def _never_written(self) -> list[str]:
         page = self.series.keyframe.aspage()
@@ -100,6 +102,14 @@ class Plane:
             return []
         total, value = len(page.databytecounts), page.nodata
         return [f"{missing} of its {total} parts were never written, they are {value}"]
+
+    def _not_stitched(self) -> list[str]:
+        """Ventana's tiles overlap, which OpenSlide knows what to do with (`slides`)."""
+        told = self.series.keyframe.aspage().tags.valueof(XMP, b"")
+        told = told.encode() if isinstance(told, str) else bytes(told)
+        if OVERLAPS not in told:
+            return []
+        return ["its tiles overlap and are not stitched: pip install 'reunet[slides]' does it"]
 
     @property
     def first(self) -> int:

@@ -14,6 +14,7 @@ import reunet
 from reunet.io.labels import label_origin
 from reunet.io.region import region_origin
 from reunet.io.selection import selection_of
+from reunet.io.slides import is_stitched
 from reunet.model import Model
 from reunet.network.bundle import Bundle
 from reunet.options import Options
@@ -64,7 +65,8 @@ def settings_line(model: Model, options: Options) -> str:
 
 def image_hash(image: Path) -> str:
     """Hash of a file's bytes, or of the names and bytes of a folder's (OME-Zarr); nothing for
-    what is neither, which `read_image` has words for.
+    what is neither, which `read_image` has words for. A slide that is stitched where a package is
+    installed has another one there, as it becomes another picture.
 
     To be taken before the image is decoded: one that changes in between is then made again.
     """
@@ -75,7 +77,8 @@ def image_hash(image: Path) -> str:
     if not image.is_file():  # a pipe would keep its reader waiting
         return ""
     with image.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+    return digest + " stitched" * is_stitched(image)
 
 
 def cells_of_kept_label(label: Path, origin: str) -> int | None:

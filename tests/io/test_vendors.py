@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from reunet.errors import ImageError
+from reunet.io import slides
 from reunet.io.images import planes_of, read_image, read_pixel_size
 from reunet.io.selection import Selection
 
@@ -152,7 +153,8 @@ def test_an_nd2_of_nikons_program(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_svs_of_openslides_tests(tmp_path: Path) -> None:
-    """The pixels that Pillow sees, and the size that it tells; its broken twin is refused."""
+    """The pixels that Pillow sees and OpenSlide reads, and the size that both tell; its broken twin
+    is refused."""
     folder = shipped("openslide-python==1.4.7", tmp_path) / "tests/fixtures"
     path = folder / "small.svs"
     with Image.open(path) as picture:
@@ -161,5 +163,11 @@ def test_an_svs_of_openslides_tests(tmp_path: Path) -> None:
     size = read_pixel_size(path)
     assert size is not None
     assert (size.x, size.source) == (0.499, "Aperio")
+    pytest.importorskip("openslide")
+    with slides.open_plane(path, True, lambda *_: None) as planes:
+        by_openslide = np.concatenate([*planes.bands()])
+        assert planes.notes == []
+    assert np.abs(by_openslide - read_image(path).pixels.astype(np.int16)).max() <= 2
+    assert slides.pixel_size(path) == size
     with pytest.raises(ImageError, match=r"unreadable\.svs: cannot be decoded"):
         read_image(folder / "unreadable.svs")

@@ -26,7 +26,11 @@ CALLS = re.compile(
     | torch\.(load|hub\..*|jit\.load|package\..*) | (np|numpy)\.(load|fromregex|loads)""",
     re.VERBOSE,
 )
-IMPORT_NAMES = {"pillow": "PIL", "connected-components-3d": "cc3d"}  # unlike the package's
+IMPORT_NAMES = {  # unlike the package's
+    "pillow": "PIL",
+    "connected-components-3d": "cc3d",
+    "openslide-python": "openslide",
+}
 
 
 def suspects(source: str) -> Iterator[str]:

@@ -16,10 +16,10 @@ SECONDS = 1.5  # from the start of the process until the first tile is through t
 # converters, which report to a server, and slow parts of the libraries.
 NOT_NEEDED = (
     "torch", "nnunetv2", "scipy", "cc3d", "skimage", "matplotlib", "pandas", "tifffile",
-    "imagecodecs", "importlib.metadata", "email", "numpy.ma", "numpy.testing", "openvino.tools",
-    "openvino_telemetry", "urllib.request", "multiprocessing", "asyncio", "reunet.instances.decode",
-    "reunet.instances.encode", "reunet.network.unet", "reunet.network.torch_backend",
-    "PIL.JpegImagePlugin", "PIL.TiffImagePlugin",
+    "imagecodecs", "openslide", "importlib.metadata", "email", "numpy.ma", "numpy.testing",
+    "openvino.tools", "openvino_telemetry", "urllib.request", "multiprocessing", "asyncio",
+    "reunet.instances.decode", "reunet.instances.encode", "reunet.network.unet",
+    "reunet.network.torch_backend", "PIL.JpegImagePlugin", "PIL.TiffImagePlugin",
 )  # fmt: skip
 FIRST_TILE = """
 import sys, time

@@ -98,10 +98,17 @@ a plain 8-bit PNG of the same pixels.
   several begin alike; of two images of one stem, the second is an error.
   `--recursive` goes through sub-folders and mirrors them in the output; several inputs, and
   patterns in quotes, may be given at once.
-* **Slides of scanners.** `.svs`, `.scn` and `.bif` are TIFFs and go the same way, in bands; of a
-  `.bif` the tiles are taken as they lie in the file, their overlap is not stitched. A `.ndpi` of
-  Hamamatsu's own JPEG layout is refused: export it as TIFF. Tested with TIFFs made for it, and with
-  the small `.svs` of OpenSlide's own tests; no other scanner's file was at hand.
+* **Slides of scanners.** `.svs` and `.scn` are TIFFs and go the same way, in bands.
+  Hamamatsu's `.ndpi` and Ventana's `.bif`, whose tiles overlap, are read in bands by OpenSlide
+  (`pip install 'reunet[slides]'`), which lays tiles at their mean distance. Without it a `.ndpi` is
+  an error, and the tiles of a `.bif` are taken as they lie in the file, with a note. What was not
+  scanned has the slide's colour of background, or white; of several focal planes the one in focus
+  counts; a `note:` says so. Not read: fluorescence in a `.ndpi`, which is no JPEG of three colours,
+  and the older `.vms`, `.vmu`, `.svslide`; nor `.mrxs`, a folder beside a file: it spans the whole
+  glass, gigapixels of it empty, so export the part with the tissue as TIFF.
+  Tested with files put together by OpenSlide's description of them, whose pixels Pillow, tifffile
+  or the picture they were cut from confirm, and with the small `.svs` of OpenSlide's own tests; no
+  scanner's own `.ndpi`, `.bif` or `.scn` was at hand.
 * **OME-Zarr** (NGFF 0.4 and 0.5, local folders `*.zarr`; `pip install 'reunet[zarr]'`): the full
   size of the first multiscale, in bands of chunks. `--export zarr` writes labels as OME-Zarr 0.5.
 * **Microscopes' files** (`.czi`, `.nd2`, `.lif`; `pip install 'reunet[formats]'`): the first scene,
