@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from reunet.errors import ImageError
 from reunet.inference.ensemble import Network
 from reunet.io.atomic import replacing
-from reunet.network.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture
+from reunet.network.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture, parameter_shapes
+from reunet.network.bundle import StoredTensors
 from reunet.network.precision import Precision
 
 CACHE_BYTES = 2**28  # of compiled graphs in all
@@ -72,7 +74,7 @@ def build_network(
     Raises RuntimeError where OpenVINO cannot compile the network.
     """
     lock = threading.Lock()  # a request serves one thread at a time
-    size = sum(values.nbytes for values in tensors.values())
+    size = 4 * sum(map(prod, parameter_shapes(arch).values()))
     folder = cache_folder() if size <= LARGEST_CACHED else None
 
     @lru_cache
@@ -167,9 +169,10 @@ def _compile_or_load(
     here = (openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME"), settings)
     path = folder / f"{_digest(key.encode(), repr(here).encode()).hex()}.blob"
     with contextlib.suppress(RuntimeError, OSError):
-        content = memoryview(path.read_bytes())
-        if _digest(content[DIGEST:]) == content[:DIGEST]:
-            return core.import_model(bytes(content[DIGEST:]), "CPU", settings)
+        with path.open("rb") as file:
+            digest, stored = file.read(DIGEST), file.read()
+        if _digest(stored) == digest:
+            return core.import_model(stored, "CPU", settings)
     compiled = core.compile_model(make_model(), "CPU", settings)
     with contextlib.suppress(RuntimeError, OSError, ImageError):
         stored = compiled.export_model()
@@ -181,6 +184,8 @@ def _compile_or_load(
 
 def _key(what: object, tensors: Tensors) -> str:
     """Names a graph by all that it is made from."""
+    if isinstance(tensors, StoredTensors):
+        return _digest(repr((what, tensors.sha256)).encode()).hex()
     return _digest(repr((what, *sorted(tensors))).encode(), *_bytes_of(tensors)).hex()
 
 

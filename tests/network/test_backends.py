@@ -26,7 +26,7 @@ from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.tiles import FLIPS
 from reunet.io.images import read_image
 from reunet.network import ensemble, openvino_backend, torch_backend
-from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.bundle import StoredTensors, load_tensors, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, OnGpu
 from reunet.network.torch_backend import TorchNetwork
 from reunet.network.unet import Architecture, UNet, build
@@ -178,6 +178,17 @@ def test_graphs_are_cached_and_damaged_ones_do_no_harm(cache: Path) -> None:
         blob.write_bytes(damaged)
         assert np.array_equal(run_tiny(), expected)
     assert np.array_equal(run_tiny(), expected)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_stored_graph_needs_no_tensors_but_the_same_file(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    arch, tensors = opened.architecture, load_tensors(opened, "0")
+    expected = openvino_backend.build_network(arch, tensors, opened.tile)(NOISE)
+    gone = StoredTensors(b"", tensors.sha256)
+    assert np.array_equal(openvino_backend.build_network(arch, gone, opened.tile)(NOISE), expected)
+    other = openvino_backend.build_network(arch, load_tensors(opened, "1"), opened.tile)
+    assert not np.array_equal(other(NOISE), expected)
 
 
 @pytest.mark.parametrize("obstacle", ["no folder", "a file", "read-only"])
