@@ -1,5 +1,6 @@
 """A model: the networks of a weight bundle on the device that there is."""
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -8,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reunet.errors import DeviceError, WeightsError, message_of, warn
+from reunet.errors import DeviceError, ReUNetError, WeightsError, message_of, warn
 from reunet.inference.ensemble import Ensemble, Network
 from reunet.inference.second_pass import few_tiles
-from reunet.inference.size import SizeNetwork
 from reunet.inference.tiles import Tiling
 from reunet.network.bundle import STUDENT, Bundle, choose_folds, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
@@ -36,7 +36,7 @@ class Model:
     folds: tuple[str, ...]
     device: str  # cpu, cuda or mps
     batch: int = 1  # mirror images of tiles that it takes at once
-    size_network: SizeNetwork | None = None  # estimates the size of cells
+    size_network: SizeFold | None = None  # estimates the size of cells
     precision: Precision = "f32"  # of products in the networks
     together: Callable[[Sequence[Network]], Ensemble] = ensemble_of  # how folds predict as one
 
@@ -58,6 +58,13 @@ class Model:
         """Those that each make a map of an image: one a fold where folds vote, or one of all."""
         groups = [(fold,) for fold in self.networks] if vote else [self.networks]
         return [self.together(group) for group in groups]
+
+    def expect(self, options: Options) -> None:
+        """Load what images will be asked before their first tile. What is wrong with it, an image
+        will meet with, too."""
+        if self.size_network and options.diameter is None:
+            with contextlib.suppress(ReUNetError):
+                self.size_network.load()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What `received` makes a model of again."""
@@ -158,7 +165,7 @@ def _on_gpu(bundle: Bundle, names: tuple[str, ...], gpu: Gpu) -> Model:
     return replace(model, batch=gpu.batch_size(bundle, len(names), longest))
 
 
-def _size_network(bundle: Bundle, precision: Precision) -> SizeNetwork | None:
+def _size_network(bundle: Bundle, precision: Precision) -> SizeFold | None:
     return SizeFold(bundle, precision) if bundle.has_size else None
 
 

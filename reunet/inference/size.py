@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reunet.inference.scale import MAX_ZOOM, MIN_ZOOM, scale_image, scaled_shape
+from reunet.inference.smoothing import box_means
 
 VIEW = 448  # px, edge of what the network is shown at a time
 SMALLEST = 256  # px, its training patch: smaller views are padded to it
@@ -138,11 +139,9 @@ def part_of(view: np.ndarray, middle: tuple[float, float], zoom: float) -> np.nd
 
 def _densest(presence: np.ndarray, zoom: float, closer: float) -> tuple[float, float]:
     """Where most cells are, for a window of VIEW px at the zoom `closer`: shares of the edges."""
-    from scipy.ndimage import uniform_filter  # not needed to start
-
     edge = max(1, round(VIEW / STRIDE * zoom / closer))
-    size = [min(edge, length) for length in presence.shape]
-    place = np.argmax(uniform_filter(presence, size, mode="constant"))
+    height, width = presence.shape
+    place = np.argmax(box_means(presence, (min(edge, height), min(edge, width))))
     row, column = np.unravel_index(int(place), presence.shape)
     return (float(row) + 0.5) / presence.shape[0], (float(column) + 0.5) / presence.shape[1]
 

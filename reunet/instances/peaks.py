@@ -13,6 +13,7 @@ The result is the same for every height of the bands. Legend: H, W pixels.
 import numpy as np
 
 from reunet.inference.sliding_window import FIELD_LEVELS
+from reunet.inference.smoothing import gaussian
 from reunet.instances.decode import in_order
 from reunet.instances.encode import BACKGROUND, dilate
 from reunet.instances.regions import UNSEEN, cut, measure
@@ -84,11 +85,9 @@ def watershed(height: np.ndarray, out: np.ndarray, bands: list[tuple[int, int]])
 
 def _smoothed(classes: np.ndarray, field: np.ndarray, top: int, bottom: int) -> np.ndarray:
     """Some rows of the field, smoothed; 0 outside of cells. Returns (bottom - top, W) uint8."""
-    from scipy.ndimage import gaussian_filter  # not needed before the first tile
-
     start, stop = max(top - HALO, 0), bottom + HALO
     level = field[start:stop]
-    rows: np.ndarray = gaussian_filter(level.astype(np.float32), SIGMA, radius=HALO)
+    rows = gaussian(level, SIGMA, HALO)
     outside = classes[start:stop] == BACKGROUND
     rim = dilate(outside) & (level <= EDGE * FIELD_LEVELS)  # the ring lies outside the cell there
     height: np.ndarray = np.maximum(rows.round(), 1).astype(np.uint8)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +143,43 @@ def folds_there(bundle: Bundle) -> tuple[str, ...]:
     return (STUDENT, *(fold for fold in there if fold != STUDENT))
 
 
-def load_tensors(bundle: Bundle, fold: str) -> dict[str, np.ndarray]:
-    """Tensors of a fold by the names of `parameter_shapes`, float32. Raises WeightsError.
+class StoredTensors(Mapping[str, np.ndarray]):
+    """Tensors of a file by name, float32, each converted when it is asked for.
 
-    The file is mapped, not read into a buffer of its own, once its hash has proved right.
+    A graph that is kept from an earlier process needs none of them. sha256: of the file.
     """
+
+    def __init__(self, content: bytes, sha256: str) -> None:
+        self.sha256 = sha256
+        self._content = content
+
+    @cached_property
+    def _stored(self) -> dict[str, np.ndarray]:
+        """As they lie in the file, half precision as a rule; not copied."""
+        tensors: dict[str, np.ndarray] = safetensors.numpy.load(self._content)
+        return tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._stored[name].astype(np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def load_tensors(bundle: Bundle, fold: str) -> StoredTensors:
+    """Tensors of a fold by the names of `parameter_shapes`, float32. Raises WeightsError."""
     path = bundle.folder / fold_file(fold)
-    with _opened(path) as file:
-        if _sha256(path) != bundle.about["sha256"].get(path.name):
-            raise WeightsError(f"{path}: damaged, its sha256 is not the card's: {WAY_OUT}")
-        return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}: {WAY_OUT}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != bundle.about["sha256"].get(path.name):
+        raise WeightsError(f"{path}: damaged, its sha256 is not the card's: {WAY_OUT}")
+    return StoredTensors(content, digest)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ Each is loaded when it is first called, so that folds for which there is no time
 GPUs PyTorch computes, on a CPU OpenVINO; where one fails, the next takes over in mid-image.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Fold:
     """A fold on the CPU: by OpenVINO, or by PyTorch where that is missing or fails.
 
-    ahead: see `openvino_backend.build_network`.
+    ahead: the graph of the smallest tiles, which most images get, is compiled on a thread.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Fold:
     ) -> None:
         self.bundle, self.name, self.precision, self.ahead = bundle, name, precision, ahead
         self._network: Network | None = None
+        self._loading = threading.Lock()
         self._by_torch = False
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -45,12 +47,13 @@ class Fold:
 
     def load(self) -> Network:
         """What computes the fold. Raises WeightsError where its file is damaged."""
-        if self._network is None:
-            try:
-                self._network = self._by_openvino()
-            except (ImportError, OSError, RuntimeError) as error:
-                return self._fall_back(error)
-        return self._network
+        with self._loading:
+            if self._network is None:
+                try:
+                    self._network = self._by_openvino()
+                except (ImportError, OSError, RuntimeError) as error:
+                    return self._fall_back(error)
+            return self._network
 
     def _fall_back(self, error: Exception) -> Network:
         cause = f"OpenVINO does not work here ({message_of(error)})"
@@ -67,15 +70,16 @@ class Fold:
     def _by_openvino(self) -> Network:
         from reunet.network import openvino_backend
 
+        ahead = self.bundle.smallest if self.ahead else None
         parts = self._parts()
-        return openvino_backend.build_network(*parts, self.bundle.tile, self.precision, self.ahead)
+        return openvino_backend.build_network(*parts, self.bundle.tile, self.precision, ahead)
 
     def _on_torch(self) -> Network:
         from reunet.network import torch_backend
 
         return torch_backend.build_network(*self._parts(), "cpu", self.precision)
 
-    def _parts(self) -> tuple[Architecture, dict[str, np.ndarray]]:
+    def _parts(self) -> tuple[Architecture, Mapping[str, np.ndarray]]:
         return self.bundle.architecture, load_tensors(self.bundle, self.name)
 
 

@@ -10,8 +10,9 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from reunet.errors import ImageError
 from reunet.inference.ensemble import Network
 from reunet.io.atomic import replacing
-from reunet.network.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture
+from reunet.network.architecture import LEAK, NORM_EPS, SIZE_STAGE, Architecture, parameter_shapes
+from reunet.network.bundle import StoredTensors
 from reunet.network.precision import Precision
 
 CACHE_BYTES = 2**28  # of compiled graphs in all
@@ -59,7 +61,7 @@ def build_network(
     tensors: Tensors,
     tile: int,
     precision: Precision = "f32",
-    ahead: bool = False,
+    ahead: int | None = None,
 ) -> Network:
     """The network of a fold.
 
@@ -67,39 +69,36 @@ def build_network(
     of which a large image has many, get a graph of their own, which is a tenth faster. Those of
     small images share one: to compile another for each size would take as long as a tile.
     precision: of products and maps, see `precision.cpu_precision`; both sides stay float32.
-    ahead: compile the shared graph on a thread, while the caller does what comes before tiles.
+    ahead: px, edge of the tile whose graph is compiled on a thread, while the caller does what
+    comes before tiles (None: of none).
     Raises RuntimeError where OpenVINO cannot compile the network.
     """
     lock = threading.Lock()  # a request serves one thread at a time
-    size = sum(values.nbytes for values in tensors.values())
+    size = 4 * sum(map(prod, parameter_shapes(arch).values()))
     folder = cache_folder() if size <= LARGEST_CACHED else None
 
     @lru_cache
     def request(edges: tuple[int, int]) -> Any:
-        """The compiled graph of tiles with such edges, px."""
-        model = build_model(arch, tensors, edges)
-        if folder is None:
-            return _compile(model, precision).create_infer_request()
-        key = _key((arch, edges), tensors)
-        return _compile_or_load(model, precision, folder, key).create_infer_request()
+        """Of the graph of tiles with such edges, px."""
+        make = partial(build_model, arch, tensors, edges)
+        return _request(make, precision, folder, (arch, edges), tensors)
+
+    def request_for(shape: tuple[int, ...]) -> Any:
+        return request((tile, tile) if shape == (tile, tile) else ANY)
 
     def network(tiles: np.ndarray) -> np.ndarray:
         """Logits of tiles: (N, 3, h, w) -> (N, C, h, w), both float32."""
         shape = tiles.shape[2:]
         logits = np.empty((len(tiles), arch.outputs, *shape), np.float32)
         with lock:
-            infer = request((tile, tile) if shape == (tile, tile) else ANY).infer
+            infer = request_for(shape).infer
             for n in range(len(tiles)):
                 results = infer({0: tiles[n : n + 1]}, share_inputs=True, share_outputs=True)
                 logits[n] = results[0][0]  # OpenVINO's own memory: the next tile overwrites it
         return logits
 
-    def compile_ahead() -> None:
-        with lock, contextlib.suppress(RuntimeError):  # a tile will meet with it again
-            request(ANY)
-
     if ahead:
-        threading.Thread(target=compile_ahead).start()
+        _compile_ahead(lock, partial(request_for, (ahead, ahead)))
     return network
 
 
@@ -108,30 +107,58 @@ def build_size_network(
 ) -> Network:
     """The size network: (1, 3, h, w) -> (1, SIZE_OUTPUTS, h / 8, w / 8), both float32.
 
-    tensors: float32 by the names of `size_parameter_shapes`. precision: as in `build_network`.
-    Raises RuntimeError where OpenVINO cannot compile it.
+    tensors: float32 by the names of `size_parameter_shapes`. precision: as in `build_network`. It
+    is compiled on a thread, while the caller does what comes before its first view.
+    It raises RuntimeError where OpenVINO cannot compile it.
     """
     lock = threading.Lock()
-    model, folder = build_model(arch, tensors, last=SIZE_STAGE), cache_folder()
-    key = _key((arch, SIZE_STAGE), tensors)
-    compiled = (
-        _compile_or_load(model, precision, folder, key) if folder else _compile(model, precision)
-    )
-    request = compiled.create_infer_request()
+    folder = cache_folder()
+
+    @lru_cache
+    def request() -> Any:
+        make = partial(build_model, arch, tensors, last=SIZE_STAGE)
+        return _request(make, precision, folder, (arch, SIZE_STAGE), tensors)
 
     def network(view: np.ndarray) -> np.ndarray:
         """What the network says of one view."""
         with lock:
-            return np.array(request.infer({0: view}, share_inputs=True)[0])
+            return np.array(request().infer({0: view}, share_inputs=True)[0])
 
+    _compile_ahead(lock, request)
     return network
+
+
+def _compile_ahead(lock: threading.Lock, request: Callable[[], Any]) -> None:
+    """Have a graph compiled on a thread."""
+
+    def compile_it() -> None:
+        with lock, contextlib.suppress(RuntimeError):  # the first to need it will meet with it
+            request()
+
+    threading.Thread(target=compile_it).start()
+
+
+def _request(
+    make_model: Callable[[], Any],
+    precision: Precision,
+    folder: Path | None,
+    what: object,
+    tensors: Tensors,
+) -> Any:
+    """What computes a graph. folder: where it is kept (None: nowhere), named by `what` it is."""
+    if folder is None:
+        return _compile(make_model(), precision).create_infer_request()
+    key = _key(what, tensors)
+    return _compile_or_load(make_model, precision, folder, key).create_infer_request()
 
 
 def _compile(model: Any, precision: Precision) -> Any:
     return openvino.Core().compile_model(model, "CPU", _settings(precision))
 
 
-def _compile_or_load(model: Any, precision: Precision, folder: Path, key: str) -> Any:
+def _compile_or_load(
+    make_model: Callable[[], Any], precision: Precision, folder: Path, key: str
+) -> Any:
     """Compile a graph, or take one that an earlier process left if every byte of it is right.
 
     key: of all that the graph is made from; what it is compiled for is added here. OpenVINO's own
@@ -142,10 +169,11 @@ def _compile_or_load(model: Any, precision: Precision, folder: Path, key: str) -
     here = (openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME"), settings)
     path = folder / f"{_digest(key.encode(), repr(here).encode()).hex()}.blob"
     with contextlib.suppress(RuntimeError, OSError):
-        content = path.read_bytes()
-        if _digest(content[DIGEST:]) == content[:DIGEST]:
-            return core.import_model(content[DIGEST:], "CPU", settings)
-    compiled = core.compile_model(model, "CPU", settings)
+        with path.open("rb") as file:
+            digest, stored = file.read(DIGEST), file.read()
+        if _digest(stored) == digest:
+            return core.import_model(stored, "CPU", settings)
+    compiled = core.compile_model(make_model(), "CPU", settings)
     with contextlib.suppress(RuntimeError, OSError, ImageError):
         stored = compiled.export_model()
         stored = stored if isinstance(stored, bytes) else stored.getvalue()
@@ -156,6 +184,8 @@ def _compile_or_load(model: Any, precision: Precision, folder: Path, key: str) -
 
 def _key(what: object, tensors: Tensors) -> str:
     """Names a graph by all that it is made from."""
+    if isinstance(tensors, StoredTensors):
+        return _digest(repr((what, tensors.sha256)).encode()).hex()
     return _digest(repr((what, *sorted(tensors))).encode(), *_bytes_of(tensors)).hex()
 
 

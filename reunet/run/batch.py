@@ -191,10 +191,12 @@ def _ahead(
 
 
 def _prepare_to_finish(model: Model, options: Options) -> str:
-    """Import what comes after the network while the first image is read; say what is set."""
+    """Load what comes after reading while the first image is read; say what is set."""
+    model.expect(options)
     import tifffile  # noqa: F401
 
-    import reunet.instances.label_fusion  # noqa: F401
+    import reunet.instances.label_fusion
+    import reunet.instances.peaks  # noqa: F401
 
     return settings_line(model, options)
 

@@ -26,7 +26,7 @@ from reunet.inference.normalise import normalise_channels, z_score
 from reunet.inference.tiles import FLIPS
 from reunet.io.images import read_image
 from reunet.network import ensemble, openvino_backend, torch_backend
-from reunet.network.bundle import load_tensors, open_bundle
+from reunet.network.bundle import StoredTensors, load_tensors, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, OnGpu
 from reunet.network.torch_backend import TorchNetwork
 from reunet.network.unet import Architecture, UNet, build
@@ -133,12 +133,14 @@ def test_logits_outlive_the_next_call() -> None:
     assert np.array_equal(network(NOISE), np.concatenate([first, second]))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("tile", [32, 64], ids=["its own graph", "the shared one"])
 def test_what_is_compiled_ahead_is_what_tiles_would_have_compiled(
-    monkeypatch: pytest.MonkeyPatch,
+    tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = TINY, tensors_of(random_module(TINY)), NOISE.shape[-1] * 2, "f32"
-    expected = openvino_backend.build_network(*parts)(NOISE)  # type: ignore[arg-type]
+    monkeypatch.setattr(openvino_backend, "cache_folder", lambda: None)
+    square = NOISE[:, :, :32, :32]
+    parts = TINY, tensors_of(random_module(TINY)), tile, "f32"
+    expected = openvino_backend.build_network(*parts)(square)  # type: ignore[arg-type]
     compiled = []
     real = openvino_backend.build_model
 
@@ -147,14 +149,14 @@ def test_what_is_compiled_ahead_is_what_tiles_would_have_compiled(
         return real(*arguments)
 
     monkeypatch.setattr(openvino_backend, "build_model", build_model)
-    network = openvino_backend.build_network(*parts, True)  # type: ignore[arg-type]
-    assert np.array_equal(network(NOISE), expected)
+    network = openvino_backend.build_network(*parts, 32)  # type: ignore[arg-type]
+    assert np.array_equal(network(square), expected)
     assert len(compiled) == 1
     assert compiled[0] is not threading.main_thread()
     monkeypatch.setattr(openvino_backend, "build_model", fail)
-    network = openvino_backend.build_network(*parts, True)  # type: ignore[arg-type]
+    network = openvino_backend.build_network(*parts, 32)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="no such instruction"):
-        network(NOISE)
+        network(square)
 
 
 @pytest.fixture
@@ -176,6 +178,17 @@ def test_graphs_are_cached_and_damaged_ones_do_no_harm(cache: Path) -> None:
         blob.write_bytes(damaged)
         assert np.array_equal(run_tiny(), expected)
     assert np.array_equal(run_tiny(), expected)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_stored_graph_needs_no_tensors_but_the_same_file(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    arch, tensors = opened.architecture, load_tensors(opened, "0")
+    expected = openvino_backend.build_network(arch, tensors, opened.tile)(NOISE)
+    gone = StoredTensors(b"", tensors.sha256)
+    assert np.array_equal(openvino_backend.build_network(arch, gone, opened.tile)(NOISE), expected)
+    other = openvino_backend.build_network(arch, load_tensors(opened, "1"), opened.tile)
+    assert not np.array_equal(other(NOISE), expected)
 
 
 @pytest.mark.parametrize("obstacle", ["no folder", "a file", "read-only"])

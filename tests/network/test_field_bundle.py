@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from reunet.errors import WeightsError
 from reunet.io import source
 from reunet.io.images import as_picture
 from reunet.io.source import hold
+from reunet.network import openvino_backend
 from reunet.network.architecture import Architecture, size_parameter_shapes
 from reunet.network.bundle import open_bundle, save_bundle
 from reunet.network.unet import build
@@ -73,8 +75,30 @@ def test_a_damaged_size_network_is_told(bundle: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 0xFF
     path.write_bytes(content)
+    model = load_model(bundle, "cpu")
+    model.expect(Options())  # ahead of time, nobody could say which image it is for
     with pytest.raises(WeightsError, match="damaged"):
-        segment(NOISE, load_model(bundle, "cpu"), tta=False)
+        segment(NOISE, model, tta=False)
+
+
+@pytest.mark.filterwarnings("ignore::reunet.ReUNetWarning")
+def test_sizes_are_expected_where_they_are_not_given(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    real = openvino_backend.build_size_network
+
+    def build_size_network(*arguments: Any) -> Any:
+        built.append(True)
+        return real(*arguments)
+
+    monkeypatch.setattr(openvino_backend, "build_size_network", build_size_network)
+    model = load_model(bundle, "cpu")
+    model.expect(Options(diameter=20))
+    assert not built
+    model.expect(Options())
+    segment(NOISE, model, tta=False)
+    assert built == [True]
 
 
 @pytest.mark.filterwarnings("ignore::reunet.ReUNetWarning")

@@ -158,7 +158,7 @@ def _size_network(
     if not path.exists():
         for donor in donors:
             if donor and donor.has_size and same_network(donor.architecture, preset.architecture):
-                return load_tensors(donor, SIZE), dict(donor.about.get("size_network", {}))
+                return dict(load_tensors(donor, SIZE)), dict(donor.about.get("size_network", {}))
         return None
     state = torch.load(path, weights_only=True)
     about = {"iterations": state["iteration"], "hours": round(state["seconds"] / 3600, 2)}
