@@ -103,8 +103,8 @@ def _directory(out: io.BytesIO, tags: dict[int, tuple[int, Sequence[Any]]], link
 
 
 class Area(NamedTuple):
-    """A part of the glass that was scanned. left, top: px in the slide; column, row: of its first
-    tile among those of the file."""
+    """A part of the glass that was scanned. left, bottom: px from the left and the lower edge of
+    the slide; column, row: of its first tile among those of the file."""
 
     pixels: np.ndarray
     left: int

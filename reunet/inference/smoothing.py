@@ -1,7 +1,7 @@
 """Box means and Gaussians of a picture, to the bit those of `scipy.ndimage`.
 
-To import that takes as long as to segment a small image, and `reunet predict` needs nothing else of
-SciPy. Legend: H, W pixels of a picture.
+To import that takes as long as to segment a small image, and the way from an image to its label
+needs nothing else of SciPy. Legend: H, W pixels of a picture.
 """
 
 import numpy as np

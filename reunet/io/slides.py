@@ -81,7 +81,7 @@ def open_plane(path: Path, as_shown: bool, check_size: CheckSize) -> Iterator[St
                 return _pixels(slide, rows, columns, block[1], colour)
 
         with _telling(path):
-            told = [*_of_focal_planes(scan), *_of_background(slide, colour)]
+            told = [*_of_focal_planes(scan), *_of_background(slide, scan, colour)]
         names = ("red", "green", "blue")
         yield Stack("YXS", (height, width, RGB_BYTES), read, block[0], names, tuple(told))
 
@@ -166,8 +166,13 @@ def _of_focal_planes(scan: Scan | None) -> Sequence[str]:
     return [f"of {count} focal planes the one in focus is used"] if count > 1 else []
 
 
-def _of_background(slide: "OpenSlide", colour: str) -> Sequence[str]:
-    """A note where something was not scanned, which the smallest level of a slide shows."""
+def _of_background(slide: "OpenSlide", scan: Scan | None, colour: str) -> Sequence[str]:
+    """A note where something was not scanned, which the smallest level of a slide shows.
+
+    A size of Hamamatsu's is one JPEG, which has no holes: it is not read for that.
+    """
+    if scan is not None and scan.maker == HAMAMATSU:
+        return []
     level = slide.level_count - 1
     width, height = slide.level_dimensions[level]
     scale = slide.level_downsamples[level]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import reunet
 from reunet.io.labels import label_origin
+from reunet.io.limits import TIFF
 from reunet.io.region import region_origin
 from reunet.io.selection import selection_of
-from reunet.io.slides import is_stitched
 from reunet.model import Model
 from reunet.network.bundle import Bundle
 from reunet.options import Options
@@ -78,6 +78,12 @@ def image_hash(image: Path) -> str:
         return ""
     with image.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+        file.seek(0)
+        is_tiff = file.read(4).startswith(TIFF)
+    if not is_tiff:
+        return digest
+    from reunet.io.slides import is_stitched  # pictures of other kinds start without it
+
     return digest + " stitched" * is_stitched(image)
 
 

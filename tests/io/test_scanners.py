@@ -384,3 +384,14 @@ def test_from_a_size_on_it_is_streamed(tmp_path: Path, monkeypatch: pytest.Monke
     streamed = open_source(path)
     assert streamed.picture is None
     assert not streamed.has_alpha
+
+
+@pytest.mark.usefixtures("openslide")
+def test_to_open_an_ndpi_decodes_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has a single size would be read whole each time it is opened."""
+    import openslide
+
+    path = write_ndpi(tmp_path / "a.ndpi", [jpeg_page(PICTURE, BLOCKS)])
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", None)
+    with slides.open_plane(path, True, lambda *_: None) as planes:
+        assert planes.notes == []
