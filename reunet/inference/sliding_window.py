@@ -59,7 +59,7 @@ def map_image(
     fields = zeros(whole, np.uint8) if tiling.outputs > CLASSES else None
     maps = Maps(zeros(whole, np.uint8), fields)
     begun = keeper.begun(maps) if keeper else None
-    for rows, values, carry in _map_bands(
+    for rows, values, carry in map_bands(
         read, shape, scaling, voters, tiling, box, watch, wanted, begun
     ):
         maps.classes[:, rows] = values.classes
@@ -79,31 +79,18 @@ def map_bands(
     box: Window | None = None,
     watch: Watch | None = None,
     wanted: Wanted | None = None,
-) -> Iterator[tuple[slice, Maps]]:
+    begun: Carry | None = None,
+) -> Iterator[tuple[slice, Maps, Carry | None]]:
     """Maps of an image in bands from top to bottom, each as soon as no tile can change it.
 
     read: gives rows of the image from `normalise_channels`, (bottom - top, W, 3) uint8; windows
     overlap, and neither their tops nor their bottoms ever decrease. shape: (H, W). voters: each
     makes a map of its own. box: content box (None: the whole image); what lies outside is
-    background and is not read. wanted: tiles for which it is false are background. Yields rows and
-    their maps, (voters, h, W) each; the rows make up the image without gaps.
+    background and is not read. wanted: tiles for which it is false are background. begun: where to
+    go on, below a band that a run before has yielded. Yields rows, their maps, (voters, h, W) each,
+    and how to go on below them, None where no tile was asked; the rows make up the image without
+    gaps.
     """
-    for rows, maps, _ in _map_bands(read, shape, scaling, voters, tiling, box, watch, wanted):
-        yield rows, maps
-
-
-def _map_bands(
-    read: Read,
-    shape: tuple[int, int],
-    scaling: Scaling,
-    voters: Sequence[Ensemble],
-    tiling: Tiling,
-    box: Window | None,
-    watch: Watch | None,
-    wanted: Wanted | None,
-    begun: Carry | None = None,
-) -> Iterator[tuple[slice, Maps, Carry | None]]:
-    """`map_bands`, and how to go on below each band that came from tiles. begun: such a place."""
     rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
     inside = rows.stop - rows.start, columns.stop - columns.start
     watch = watch or Watch()

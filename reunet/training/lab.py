@@ -113,7 +113,10 @@ def train_lab(asked: Lab, say: Say = print, dry_run: bool = False) -> Comparison
         start.preset, STAGE, weights, hours, weight_dice=True, f1_every=every, recolour=False,
         rate=rate_of(hours) if weights else 1.0,
     )  # fmt: skip
-    train(asked.root, job, "all" if found.held_out else 0, asked.device)
+    if (trained_in(asked, found, start) / layout.FINAL).exists():
+        again = f"to train on, name another folder, with --start {asked.out}"
+        say(f"{asked.out}: is trained already; {again}")
+    train(asked.root, job, fold_of(found), asked.device)
     learn_sizes(asked, [pair for pair in found.pairs if pair not in held_out], start, say)
     hand_over(asked, found, start, len(held_out))
     result = compare(held_out, start.bundle, asked.out)
@@ -180,6 +183,16 @@ def prepare(asked: Lab, found: Survey, start: Start, say: Say) -> list[Pair]:
     return found.held_out or [pair for pair in found.pairs if pair.case in judged]
 
 
+def fold_of(found: Survey) -> str | int:
+    """The fold of the data that is trained: all, or the first of five, which holds a fifth back."""
+    return "all" if found.held_out else 0
+
+
+def trained_in(asked: Lab, found: Survey, start: Start) -> Path:
+    """The folder of the fold's checkpoints."""
+    return layout.fold_folder(asked.root, start.preset, STAGE, fold_of(found))
+
+
 def size_share(start: Start) -> float:
     """Share of the time that the size network gets: none where cells keep their size."""
     return SIZE_SHARE if PRESETS[start.preset].diameter else 0.0
@@ -219,7 +232,7 @@ def hand_over(asked: Lab, found: Survey, start: Start, held_out: int) -> None:
     from reunet.training.fit import page
 
     folder = layout.results_folder(asked.root, start.preset, STAGE)
-    place = layout.fold_folder(asked.root, start.preset, STAGE, "all" if found.held_out else 0)
+    place = trained_in(asked, found, start)
     card = asked.out / CARD
     if card.exists() and card.stat().st_mtime_ns > (place / layout.FINAL).stat().st_mtime_ns:
         return

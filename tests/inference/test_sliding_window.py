@@ -241,7 +241,7 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
     bands = map_bands(tape.read, (height, width), scaling, voters, tiling, box)
     pieces = []
     done = 0
-    for rows, maps in bands:
+    for rows, maps, _ in bands:
         (classes,) = maps.classes
         assert rows.start == done
         assert classes.shape == (rows.stop - rows.start, width)

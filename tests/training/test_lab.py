@@ -309,6 +309,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     assert bundle.has_size is False  # the preset for tests has no size of cells
     assert [stage["name"] for stage in bundle.about["stages"]] == ["baseline", "weightmap"]
     assert bundle.about["stages"][1]["started_from"] == "the bundle's tiny/fold_0.safetensors"
+    assert "--start tiny/fold_0.safetensors" in bundle.about["training_command"][-1]
     assert [s["source"] for s in bundle.about["training_data"]] == ["s", "images"]
     assert bundle.about["use"].startswith("free")
     with (out / "evaluation.csv").open() as file:
@@ -320,6 +321,7 @@ def test_the_command_goes_on_where_it_was_interrupted(
     again = subprocess.run(command, env=environment, **pipes, **TOGETHER)
     assert again.returncode == 0
     assert "F1 on 1 held-out image: " in again.stdout
+    assert f"{out}: is trained already; to train on, name another folder" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 

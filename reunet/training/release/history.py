@@ -174,6 +174,8 @@ def command(job: dict[str, Any], verb: str) -> str:
     stage = job.get("stage", "baseline")
     options = [f"--preset {job.get('preset', 'compact')}"]
     options += [f"--rounds {ROUNDS.index(stage) + 1}"] if stage in ROUNDS else []
+    taken_over = "teacher" if stage in ROUNDS else "start"
+    options += [f"--{taken_over} {fold}"] if (fold := bundle_start(job)) else []
     numbers = ("hours", "epochs", "patch", "threshold")
     options += [f"--{name} {job[name]}" for name in numbers if job.get(name)]
     options += [f"--ratio {job['pseudo_share']}"] if stage in ROUNDS and job["pseudo_share"] else []
@@ -183,6 +185,16 @@ def command(job: dict[str, Any], verb: str) -> str:
     options += ["--weight-ce"] * bool(job.get("weight_ce"))
     options += ["--unweighted"] * (stage == "weightmap" and not job.get("weight_dice"))
     return f"python -m reunet.training {verb} {' '.join(options)}"
+
+
+def bundle_start(job: dict[str, Any]) -> str:
+    """Folder and file of the bundle's fold that a job took its first weights from; "" for none.
+
+    What it took from a stage before needs no word, `started_from` names it.
+    """
+    start = Path(job.get("start") or "")
+    is_fold = start.suffix == ".safetensors" and start.name != layout.SOUP
+    return f"{start.parent.name}/{start.name}" if is_fold else ""
 
 
 def pseudo_labelled(checkpoint: Path) -> list[dict[str, Any]]:
