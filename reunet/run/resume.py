@@ -9,6 +9,7 @@ step with them: an image that was edited, other weights or another decoder mean 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import reunet
 from reunet.io.labels import label_origin
@@ -23,6 +24,7 @@ from reunet.scale_search import is_searched
 
 DECIDES = ("architecture", "encoding", "tile", "smallest", "sha256")  # of a card, what labels show
 MAY_DECIDE = ("diameter", "step")  # … where the card has them
+AT_ONCE = 2**24  # bytes of a label, compressed, that are read in one go
 HASH_DIGITS = 16  # of a sha256, in hexadecimal
 
 
@@ -95,9 +97,17 @@ def cells_of_kept_label(label: Path, origin: str) -> int | None:
         with tifffile.TiffFile(label) as tiff:
             if label_origin(tiff) != origin:
                 return None
-            planes = tiff.asarray()
-            return int(planes.reshape(-1, *planes.shape[-2:]).max(axis=(1, 2)).sum())
+            return sum(_highest(page) for page in tiff.series[0].pages)
     except MemoryError:  # it may well be whole
         raise
     except Exception:  # missing, cut off or no TIFF at all: to be made again, whatever it is
         return None
+
+
+def _highest(page: Any) -> int:
+    """The highest number of a plane, strip by strip: all of a slide's may not fit the memory.
+
+    page: of tifffile, None where a file that was cut off lacks it.
+    """
+    strips = page.segments(maxworkers=1, buffersize=AT_ONCE)
+    return max(int(pixels.max()) for pixels, _, _ in strips)

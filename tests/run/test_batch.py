@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from importlib import import_module
@@ -19,10 +20,12 @@ from conftest import save_tiny_bundle
 from reunet import segment
 from reunet.errors import ImageError
 from reunet.io.images import read_label
+from reunet.io.labels import write_label
 from reunet.io.source import Source, open_source
 from reunet.model import Model, load_model
 from reunet.options import Options
 from reunet.run.batch import AHEAD, Outcome, segment_files
+from reunet.run.resume import cells_of_kept_label
 
 READING, NETWORK = "reunet.run.batch.open_source", "reunet.run.batch.see"
 DECODING, WRITING = "reunet.instances.decode.decode", "reunet.run.finish.write_label"
@@ -216,6 +219,26 @@ def test_resume_makes_only_what_is_not_there_or_not_from_this(
         images, output, model, dataclasses.replace(SIMPLE, decoder="paper"), resume=True
     )
     assert not any(outcome.kept for outcome in changed)
+
+
+@pytest.mark.parametrize("layout", ["viewer", "challenge"])
+def test_a_large_label_is_looked_through_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """A pyramid or strips. Whole, cells are counted; cut off anywhere, it is to be made again."""
+    monkeypatch.setattr("reunet.io.labels.PYRAMID_FROM", 2_000_000)
+    labels = np.repeat(np.arange(70_000, dtype=np.int32).reshape(-1, 20), 100, axis=1)
+    path = tmp_path / "slide_label.tiff"
+    write_label(path, labels, "origin", layout=layout)
+    content = path.read_bytes()
+    tracemalloc.start()
+    assert cells_of_kept_label(path, "origin") == labels.max()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes / 2
+    for end in np.linspace(0, len(content) - 1, 25).astype(int).tolist():
+        path.write_bytes(content[:end])
+        assert cells_of_kept_label(path, "origin") is None, end
 
 
 def test_a_label_is_not_kept_for_other_weights(
