@@ -36,11 +36,11 @@ TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
 def disks(diameter: int, gap: int, size: int = 240) -> np.ndarray:
     """Instances: disks in a grid, (size, size) int32."""
     labels = np.zeros((size, size), np.int32)
-    y, x = np.mgrid[:size, :size]
     step = diameter + gap
-    for number, (top, left) in enumerate(np.ndindex(size // step, size // step), 1):
-        centre = (np.array([top, left]) + 0.5) * step - 0.5
-        labels[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= diameter**2 / 4] = number
+    y, x = np.mgrid[:step, :step] - (step - 1) / 2
+    disk, count = (y**2 + x**2 <= diameter**2 / 4).astype(np.int32), size // step
+    numbers = np.arange(1, count**2 + 1, dtype=np.int32).reshape(count, count)
+    labels[: count * step, : count * step] = np.kron(numbers, disk)
     return labels
 
 

@@ -263,6 +263,7 @@ def test_a_slurm_array(images: Path, tmp_path: Path, slurm: dict[str, str]) -> N
     assert made[0] | made[2] == labels_of(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("distributed"), reason="Dask is not installed")
 def test_dask_on_slurm(images: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
     whole, labels = tmp_path / "whole", tmp_path / "labels"

@@ -122,6 +122,7 @@ def test_labels_report_and_exit_code_are_the_same(
     assert f"({IMAGES} kept)" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_made_up_for(
     scheduler: str,
     workers: list[subprocess.Popen[str]],
@@ -153,6 +154,7 @@ def refused(result: subprocess.CompletedProcess[str], words: str) -> None:
     assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there(images: Path, tmp_path: Path) -> None:
     result = predict(images, tmp_path / "out", "--scheduler", "tcp://127.0.0.1:9")
     refused(result, "no Dask scheduler answers there")
@@ -309,6 +311,7 @@ def the_same(slide: Path, outcome: Outcome) -> None:
     assert not list(outcome.label.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_workers_share_a_slide_and_one_is_killed(
     scheduler: str, workers: list[subprocess.Popen[str]], slide: Path
 ) -> None:
@@ -324,6 +327,7 @@ def test_workers_share_a_slide_and_one_is_killed(
     assert len(told) == told[-1] > 8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers")
 def test_a_shared_slide_that_is_interrupted_goes_on(scheduler: str, slide: Path) -> None:
     told: list[int] = []

@@ -66,6 +66,7 @@ def share_of_loss(folder: Path) -> None:
     torch.save(results, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_ranks_learn_as_one_process_does_from_the_whole_batch(tmp_path: Path) -> None:
     """Losses and gradients, weighted and not, whatever pixels a rank has to ignore."""
     run_ranks(share_of_loss, (tmp_path,), RANKS, "cpu")
@@ -88,6 +89,7 @@ def fail(rank: int) -> None:
     torch.distributed.barrier()  # the others wait for it
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_all_with_one_line() -> None:
     with pytest.raises(RuntimeError, match=r"^ValueError: no such thing$"):
         run_ranks(fail, (1,), RANKS, "cpu")
