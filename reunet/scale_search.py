@@ -24,6 +24,7 @@ from reunet.model import Model
 from reunet.options import Options
 
 FACTORS = (2**0.5, 2.0)  # on the estimated diameter, tried beside it; each takes half the time
+SHOWN = 832  # px, edge of a part with its cells at the estimated size: four of the usual tiles
 SURE = 0.94  # score of the estimate from which no other is tried
 CROWDED = 0.6  # share of a part that is cells, from which none is tried: larger, neighbours merge
 MISFIT = 0.2  # taken off the score, times the log of measured over assumed diameter …
@@ -83,7 +84,7 @@ def search_scale(
     wanted = model.bundle.diameter
     assert wanted, "these weights see all images at their own size"
     pairs = zip(views, estimate.middles, strict=True)
-    parts = [part_of(view, middle, wanted / estimate.diameter) for view, middle in pairs]
+    parts = [part_of(view, middle, wanted / estimate.diameter, SHOWN) for view, middle in pairs]
     insides = [view[content_box(view.transpose(2, 0, 1))] for view in views]
     scaling = scaling_from(np.sum([histogram(inside) for inside in insides], axis=0))
     unmirrored = replace(options, tta=False, step=None)

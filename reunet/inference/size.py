@@ -127,9 +127,11 @@ def _closer(
     return refined or diameter
 
 
-def part_of(view: np.ndarray, middle: tuple[float, float], zoom: float) -> np.ndarray:
-    """What of a view fits into VIEW px when it is zoomed. middle: as shares of its edges."""
-    edge = max(1, int(VIEW / zoom))
+def part_of(
+    view: np.ndarray, middle: tuple[float, float], zoom: float, shown: int = VIEW
+) -> np.ndarray:
+    """What of a view fits into `shown` px when it is zoomed. middle: as shares of its edges."""
+    edge = max(1, int(shown / zoom))
     top, left = (
         int(min(max(0, share * length - edge / 2), max(0, length - edge)))
         for share, length in zip(middle, view.shape[:2], strict=True)
