@@ -42,7 +42,7 @@ class Preset:
     range of the factor by which objects are enlarged in augmentation (None: nnU-Net's own
     augmentation untouched). diameter: px, to which the typical cell of every image is brought
     before training and inference (None: images keep their size). balanced: draw cases evenly over
-    modalities and sources instead of as nnU-Net does. recolour: see `augment.Recolour`.
+    modalities and sources instead of as nnU-Net does. recolour: see `augment.Recolour`, `repaint`.
     vote: pseudo-labels are the cells that the folds agree on, not the classes of their mean.
     retraining: schedule of weight-map fine-tuning and of each round of self-training.
     """

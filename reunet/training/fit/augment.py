@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from reunet.training.data.dataset import MAP_SCALE
 from reunet.training.fit.loss import add_maps
+from reunet.training.fit.repaint import Repaint
 from reunet.training.processes import end_with
 
 P_ZOOM, P_ROTATION = 0.8, 0.5  # where a preset sets a zoom range; nnU-Net: 0.2 each
@@ -150,9 +151,9 @@ def with_maps(
 ) -> ComposeTransforms:
     """nnU-Net's pipeline for segmentations that carry weights and a distance field.
 
-    recolour: images are given other colours first, see `Recolour`.
+    recolour: cells and images are given other looks first, see `repaint` and `Recolour`.
     """
-    before = [Beginning(), *([Recolour()] * recolour), SplitMaps()]
+    before = [Beginning(), *([Repaint(), Recolour()] * recolour), SplitMaps()]
     return ComposeTransforms([*before, pipeline, JoinMaps(weighted)])
 
 
