@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from reunet.training.fit import repaint
+from reunet.training.fit import augment, repaint
+from reunet.training.fit.augment import with_maps
 from reunet.training.fit.loss import IGNORE
 from reunet.training.fit.repaint import Repaint, repainted
 
@@ -53,6 +55,42 @@ def test_paint_follows_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
         from_ground.append(abs(shades[0]))
     assert np.median(apart) > 0.1
     assert np.median(from_ground) > 0.3
+
+
+@pytest.mark.parametrize("kind", ["P_RIM", "P_DOME"])
+def test_outlines_and_domes_lie_where_they_belong(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("P_FILL", "P_DOME", "P_RIM", "P_GRAIN", "P_SPECKS"):
+        monkeypatch.setattr(repaint, what, float(what == kind))
+    contrasts = []
+    for seed in range(10):
+        _, cells, rim, _ = a_picture(seed)
+        rim[38:40, 18:52] = 1  # above the second cell
+        channel = np.abs(repaint._paint(cells, rim).numpy())
+        assert channel[0:8].mean() < 0.06, "paint far from every cell"
+        middle = channel[50:60, 30:40].mean()
+        outline = channel[38:40, 25:45].mean()
+        contrasts.append(outline - middle if kind == "P_RIM" else middle - channel[:8].mean())
+    assert np.median(contrasts) > 0.1
+
+
+def test_training_repaints_where_it_recolours_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The labels stay to the bit; validation and `reunet train` see images as they are."""
+    monkeypatch.setattr(repaint, "P_REPAINTED", 1.0)
+    for what in ("P_SWAPPED", "P_GREY", "P_INVERTED", "P_UNEVEN", "P_RELIEF", "P_HALOS"):
+        monkeypatch.setattr(augment, what, 0.0)
+    image, cells, _, _ = a_picture(0)
+    stored = torch.from_numpy((cells > 0).astype(np.int16)).expand(3, -1, -1)
+    seen = {}
+    for recolour in (True, False):
+        given = {"image": image.clone(), "segmentation": stored.clone()}
+        after = with_maps(ComposeTransforms([]), weighted=True, recolour=recolour)(**given)
+        assert torch.equal(after["segmentation"][0], stored[0].float())
+        seen[recolour] = torch.equal(after["image"], image)
+    assert seen == {True: False, False: True}
 
 
 def test_specks_lie_on_the_ground_alone(monkeypatch: pytest.MonkeyPatch) -> None:

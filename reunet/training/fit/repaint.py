@@ -29,7 +29,7 @@ class Repaint(BasicTransform):  # type: ignore[misc]
         """image: (3, H, W) float32, z-scores. segmentation: (C, H, W) int16, the class first."""
         classes = data_dict["segmentation"][0].numpy()
         if torch.rand(1).item() < P_REPAINTED and not (classes == IGNORE).any():
-            cells, _count = ndi.label(classes == 1)
+            cells = ndi.label(classes == 1)[0]
             rim = torch.from_numpy((classes == 2).astype(np.float32))
             picture = torch.from_numpy((classes >= 0).astype(np.float32))
             data_dict["image"] = repainted(data_dict["image"], cells, rim, picture)
@@ -41,8 +41,8 @@ def repainted(
 ) -> torch.Tensor:
     """The image with its cells painted anew: (3, H, W) float32 of mean 0 and deviation 1.
 
-    image: (3, H, W) float32. cells: (H, W) int, 0 where there is none. rim: (H, W) float32, 1 at
-    the borders of cells, which `cells` may or may not hold. picture: (H, W) float32, 0 outside it.
+    image: (3, H, W) float32. cells: (H, W) int, their interiors, 0 elsewhere. rim: (H, W) float32,
+    1 at their borders. picture: (H, W) float32, 0 outside it.
     """
     paint = torch.stack([_paint(cells, rim) for _ in range(1 if _chance(P_GREY) else len(image))])
     kept = torch.rand(1).item()
@@ -79,8 +79,8 @@ def _paint(cells: np.ndarray, rim: torch.Tensor) -> torch.Tensor:
 
 def _specks(shape: torch.Size) -> torch.Tensor:
     """Blobs of some 5 to 12 px on a few per cent of the ground. (H, W)."""
-    grain = _grain(shape, _uniform(2, 5))
-    return _blurred((grain > _uniform(1.5, 2.2) * grain.std()).float(), _uniform(0.5, 1.5))
+    blobs = _grain(shape, _uniform(2, 5)) > _uniform(1.5, 2.2)
+    return _blurred(blobs.float(), _uniform(0.5, 1.5))
 
 
 def _grain(shape: torch.Size, size: float) -> torch.Tensor:
