@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -798,6 +799,7 @@ def test_the_size_network_goes_on_without_images_that_cannot_be_used(tmp_path: P
     samples, cases = size.read_samples(tmp_path, tmp_path, (), told.append)
     assert [sample.path.name for sample in samples] == ["1.png", "2.png", "3.png"]
     assert len(told) == 1
+    threads = threading.active_count()
     drawn = size.batches(samples, cases, 0, told.append)
     for _ in range(3):
         image, presence, log_size = next(drawn)
@@ -807,6 +809,9 @@ def test_the_size_network_goes_on_without_images_that_cannot_be_used(tmp_path: P
     assert all(line.startswith("left out: ") for line in told)
     for n, line in enumerate(sorted(told[1:])):
         assert f"{n + 1}.png" in line
+    assert threading.active_count() > threads
+    del drawn
+    assert threading.active_count() == threads, "what draws would abort the process as it ends"
 
 
 def test_the_size_network_ends_where_no_image_can_be_read(tmp_path: Path) -> None:

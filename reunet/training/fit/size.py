@@ -9,10 +9,11 @@ place for it. Legend: N patches of PATCH px.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 
 import numpy as np
 import torch
@@ -198,17 +199,19 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches for ever, drawn on a thread of their own, evenly over modalities.
 
+    The thread ends with the iterator: one that still draws as Python ends would abort the process.
     tell: is told, in a line, of each image that proves unreadable; it is drawn no more. Raises
     ImageError where none is left.
     """
     queue: Queue[Batch | Exception] = Queue(AHEAD)
+    ended = threading.Event()
 
     def fill() -> None:
         """Keep the queue full; what goes wrong comes out of it."""
         rng = np.random.default_rng(seed)
         names = balanced(cases, cases, PATCH)
         try:
-            while True:
+            while not ended.is_set():
                 drawn = [draw_usable(names, rng) for _ in range(BATCH)]
                 image, presence, size = (
                     torch.from_numpy(np.stack(p)) for p in zip(*drawn, strict=True)
@@ -229,12 +232,19 @@ def batches(
                     raise
                 tell(f"left out: {error}")
 
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        batch = queue.get()
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch = queue.get()
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:
+        ended.set()
+        while thread.is_alive():  # it may wait for room in the queue
+            with suppress(Empty):
+                queue.get(timeout=0.05)
 
 
 def new_network(arch: Architecture, start: Path | None) -> SizeUNet:
