@@ -258,6 +258,8 @@ def size(
 
     output = layout.size_folder(root.resolve())
     arch = PRESETS[preset].architecture
+    if PRESETS[preset].diameter is None:
+        raise CannotStart(f"preset {preset}: its images keep their size: take another preset")
     try:
         samples, cases = read_samples(images, labels, without, partial(click.echo, err=True))
         if dry_run:

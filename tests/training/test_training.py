@@ -749,6 +749,17 @@ def test_a_dry_run_of_the_size_network_does_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_presets_whose_images_keep_their_size_have_no_size_network(
+    labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for preset in ("paper", "tiny"):
+        place = ["--root", str(tmp_path / preset), "--preset", preset]
+        result = CliRunner().invoke(main, ["size", *map(str, labelled), *place])
+        assert result.exit_code != 0
+        assert f"preset {preset}: its images keep their size" in result.output
+        assert not (tmp_path / preset).exists()
+
+
 def test_every_step_has_a_dry_run() -> None:
     for command in main.commands.values():
         assert "--dry-run" in {name for option in command.params for name in option.opts}
