@@ -54,6 +54,12 @@ class Model:
             outputs=bundle.architecture.outputs,
         )
 
+    def looks_twice(self, options: Options) -> bool:
+        """Whether images of small cells get a second pass: not by weights that bring cells to a
+        size, nor where cells are cut apart by the field, which a second pass has none of."""
+        decoder = options.decoder or self.bundle.decoder
+        return options.enlarge and self.bundle.diameter is None and decoder != "field"
+
     def ensembles(self, vote: bool) -> list[Ensemble]:
         """Those that each make a map of an image: one a fold where folds vote, or one of all."""
         groups = [(fold,) for fold in self.networks] if vote else [self.networks]

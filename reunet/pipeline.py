@@ -194,8 +194,7 @@ def not_done(model: Model, options: Options, shape: tuple[int, int]) -> tuple[st
     if prod(shape) <= LARGEST:
         return ()
     parts = ["its folds were averaged, not voted"] * (options.vote and len(model.networks) > 1)
-    passes = options.enlarge and model.bundle.diameter is None
-    parts += ["small cells got no second pass"] * passes
+    parts += ["small cells got no second pass"] * model.looks_twice(options)
     return (f"has more than {LARGEST:,} pixels: {' and '.join(parts)}",) if parts else ()
 
 
@@ -210,8 +209,8 @@ def see(
     """What the networks see in an image: classes of every pixel and, if they have it, the field.
 
     One map for each fold that votes, or a single one by the mean of the folds' logits, where the
-    networks are shown more than LARGEST pixels or folds do not vote. Of a bundle without a
-    diameter, where the cells of the first are small all are of a second pass, enlarged. zeros:
+    networks are shown more than LARGEST pixels or folds do not vote. Of a model that looks twice,
+    where the cells of the first are small all are of a second pass, enlarged. zeros:
     makes the arrays of a whole image. watch: looks on, at the first pass. keeper: keeps its bands.
     """
     tiling, small = model.tiling(options), prod(view.shape) <= LARGEST
@@ -223,7 +222,7 @@ def see(
         view.wanted, keeper,
     )  # fmt: skip
     seen = Seen(maps, view.of, out, view.part, watch.notes)
-    if options.enlarge and small and model.bundle.diameter is None and view.pixels is not None:
+    if small and view.pixels is not None and model.looks_twice(options):
         first = Seen(Maps(maps.classes[:1]), view.of)
         usual = replace(options, decoder=None)
         if are_small(find_cells(first, model.bundle, usual)[0]):

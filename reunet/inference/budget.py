@@ -133,7 +133,7 @@ def fit(
         tile_seconds[tile] = seconds_per_pass(model, tile)
     seconds -= time.perf_counter() - started
     per_pixel = tile_seconds[tile] / prod(tile)
-    second_pass = options.enlarge and model.bundle.diameter is None and prod(shape) <= LARGEST
+    second_pass = model.looks_twice(options) and prod(shape) <= LARGEST
     candidates = plans(len(model.folds), options.mirrors, second_pass, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel

@@ -136,6 +136,23 @@ def test_only_small_cells_get_a_second_look(model: Model, diameter: int, looks: 
     assert seen[looks:] == [(352, 352)]
 
 
+def test_cells_cut_apart_by_a_field_get_one_look(tmp_path: Path) -> None:
+    """A second pass makes a class map alone."""
+    about = {"encoding": "paper", "decoder": "field", "tile": 512, "smallest": 320}
+    arch = Architecture(features=(4, 8, 8, 8, 8, 8), dropout=0.0, field=True)
+    save_bundle(tmp_path / "fields", arch, {"0": build(arch).state_dict()}, about)
+    loaded = load_model(tmp_path / "fields", "cpu")
+    seen: list[tuple[int, ...]] = []
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles.shape[2:])
+        return np.concatenate([by_colour(tiles), tiles[:, :1]], axis=1)
+
+    picture = as_picture(pictured(disks(14, 2, 330)))
+    look(picture, replace(loaded, networks=(network,)))
+    assert seen == [(352, 352)]
+
+
 def test_huge_images_get_one_look(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "LARGEST", 240 * 240 - 1)
     monkeypatch.setattr(pipeline, "classify_enlarged", None)  # would fail
