@@ -3,7 +3,7 @@
 >>> from reunet.dask import segment_dask
 >>> labels = segment_dask(dask.array.from_zarr("slide.zarr/0"), load_model(), axes="CYX")
 
-The image is read in bands of rows, and only the networks' work goes to workers, a tile a task. Sums
+A slide is read in bands of rows, and only the networks' work goes to workers, a tile a task. Sums
 over tiles and the cells are made where this is called, exactly as for an image in memory: labels
 are the same to the bit, and no cell ends at the edge of a block. Legend: H, W pixels.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from reunet.errors import ReUNetWarning
 from reunet.io.images import Picture, as_picture
 from reunet.io.scratch import zeros as scratch
-from reunet.io.source import Source
+from reunet.io.source import Source, hold, is_large
 from reunet.model import Model
 from reunet.options import Options
 from reunet.pipeline import (
@@ -56,8 +56,9 @@ def segment_dask(
     do the networks' work (None: the current one, or else this process). Returns (H, W) int32 in
     blocks like the image's: 0 background, cells 1..N; they are computed when this returns, and lie
     in memory up to 2^27 pixels, above in a nameless temporary file of this machine. Besides are
-    held: a band of the image, and class map and field, a byte a pixel each, on the same terms.
-    What is assumed about the image is a ReUNetWarning. Raises ValueError for other axes.
+    held: a band of the image, or all of one that is no slide, and class map and field, a byte a
+    pixel each, on the same terms. What is assumed about the image is a ReUNetWarning. Raises
+    ValueError for other axes.
     """
     import dask.array
 
@@ -68,7 +69,7 @@ def segment_dask(
     if region:
         part = region.on((pixels.shape[0], pixels.shape[1]))
         shown = pixels[part.rows, part.columns]
-    source = Source((shown.shape[0], shown.shape[1]), lambda: _bands(shown), part=part)
+    source = replace(_source(shown), part=part)
     size = asked_pixel_size(options)
     least_area(options, size)  # what cannot be done is told before the network starts
     client = client or _current_client()
@@ -90,6 +91,14 @@ def _last_channels(array: "Array", axes: str | None) -> "Array":
     if sorted(letters) not in (sorted("YX"), sorted("YXC")) or len(letters) != array.ndim:
         raise ValueError(f"axes {letters!r} do not fit {array.shape}: index it to Y, X and C")
     return array.transpose(order)
+
+
+def _source(pixels: "Array") -> Source:
+    """Held as a whole, or in bands, as `segment` would read a file of its size."""
+    shape = pixels.shape[0], pixels.shape[1]
+    if is_large(shape):
+        return Source(shape, lambda: _bands(pixels))
+    return hold(as_picture(np.asarray(pixels)))
 
 
 def _bands(pixels: "Array") -> Iterator[Picture]:

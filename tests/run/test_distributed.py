@@ -213,8 +213,10 @@ def test_a_cluster_of_our_own(images: Path, alone: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("workers")
-def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
-    """Odd blocks, channels first, here and on workers: the labels of the array in memory."""
+def test_an_array_in_blocks_is_the_whole_array(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd blocks, channels first, here and on workers, held or in bands: the array's labels."""
     da = pytest.importorskip("dask.array")
     from reunet import load_model, segment
     from reunet.dask import segment_dask
@@ -230,14 +232,16 @@ def test_an_array_in_blocks_is_the_whole_array(scheduler: str) -> None:
     here = segment_dask(lazy, model, axes="CYX", tta=False)
     assert here.chunks == ((300, 97, 304), (333, 317))
     assert np.array_equal(here.compute(), wanted)
+    region = {"tta": False, "region": (200, 250, 300, 200)}
+    wanted_there = segment(image, model, **region)
+    monkeypatch.setattr("reunet.io.source.SLIDE_PIXELS", 1)
     with cluster(scheduler, None) as client:
         there = segment_dask(lazy, model, axes="CYX", client=client, tta=False)
         assert np.array_equal(there.compute(scheduler="synchronous"), wanted)
     with pytest.raises(ValueError, match="do not fit"):
         segment_dask(lazy, model, axes="ZYX")
-    part = segment_dask(lazy, model, axes="CYX", tta=False, region=(200, 250, 300, 200))
-    wanted = segment(image, model, tta=False, region=(200, 250, 300, 200))
-    assert np.array_equal(part.compute(), wanted)
+    part = segment_dask(lazy, model, axes="CYX", **region)
+    assert np.array_equal(part.compute(), wanted_there)
 
 
 def test_an_array_of_dask_is_done_as_options_and_notes_say(bundle: Path) -> None:
