@@ -69,9 +69,9 @@ def segment_dask(
     if region:
         part = region.on((pixels.shape[0], pixels.shape[1]))
         shown = pixels[part.rows, part.columns]
-    source = replace(_source(shown), part=part)
     size = asked_pixel_size(options)
-    least_area(options, size)  # what cannot be done is told before the network starts
+    least_area(options, size)  # what cannot be done is told before the image is read
+    source = replace(_source(shown), part=part)
     client = client or _current_client()
     remote = on_workers(model, client) if client else model
     view = survey(source, remote, options)

@@ -56,9 +56,9 @@ class Model:
 
     def looks_twice(self, options: Options) -> bool:
         """Whether images of small cells get a second pass: not by weights that bring cells to a
-        size, nor where cells are cut apart by the field, which a second pass has none of."""
-        decoder = options.decoder or self.bundle.decoder
-        return options.enlarge and self.bundle.diameter is None and decoder != "field"
+        size, nor by those that cut cells apart by a field, which a second pass has none of."""
+        bundle = self.bundle
+        return options.enlarge and bundle.diameter is None and bundle.decoder != "field"
 
     def ensembles(self, vote: bool) -> list[Ensemble]:
         """Those that each make a map of an image: one a fold where folds vote, or one of all."""

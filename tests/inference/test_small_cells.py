@@ -151,6 +151,19 @@ def test_cells_cut_apart_by_a_field_get_one_look(tmp_path: Path) -> None:
     picture = as_picture(pictured(disks(14, 2, 330)))
     look(picture, replace(loaded, networks=(network,)))
     assert seen == [(352, 352)]
+    options = Options(tta=False, decoder="regrow")
+    see(survey(hold(picture), loaded, options), replace(loaded, networks=(network,)), options)
+    assert seen == [(352, 352)] * 2
+
+
+def test_an_array_of_dask_gets_a_second_look_too(model: Model) -> None:
+    da = pytest.importorskip("dask.array")
+    from reunet.dask import segment_dask
+
+    seen, spy = spying()
+    lazy = da.from_array(pictured(disks(14, 2, 330)), chunks=(100, 120, 3))
+    segment_dask(lazy, replace(model, networks=(spy,)), tta=False)
+    assert seen == [(352, 352), (480, 480)]
 
 
 def test_huge_images_get_one_look(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
