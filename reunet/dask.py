@@ -56,9 +56,9 @@ def segment_dask(
     do the networks' work (None: the current one, or else this process). Returns (H, W) int32 in
     blocks like the image's: 0 background, cells 1..N; they are computed when this returns, and lie
     in memory up to 2^27 pixels, above in a nameless temporary file of this machine. Besides are
-    held: a band of the image, or all of one that is no slide, and class map and field, a byte a
-    pixel each, on the same terms. What is assumed about the image is a ReUNetWarning. Raises
-    ValueError for other axes.
+    held: a band of the image, or all of one that is no slide, and class map, field and foreground,
+    a byte a pixel each, on the same terms. What is assumed about the image is a ReUNetWarning.
+    Raises ValueError for other axes.
     """
     import dask.array
 

@@ -291,8 +291,7 @@ def _decoded(maps: Maps, voter: int, out: np.ndarray, decoder: str, encoding: st
 
     if maps.fields is None:
         raise ValueError("these weights have no distance field: use --decoder regrow")
-    shape = out.shape[0], out.shape[1]
-    return decode_field(maps.classes[voter], maps.fields[voter], shape=shape, out=out)
+    return decode_field(*maps.of(voter), shape=(out.shape[0], out.shape[1]), out=out)
 
 
 def least_area(options: Options, size: PixelSize | None) -> float:

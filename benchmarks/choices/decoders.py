@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.accuracy.summary import by_modality, markdown
 from benchmarks.choices.tiles import draw
 from reunet import load_model
-from reunet.inference.sliding_window import FIELD_LEVELS, Maps
+from reunet.inference.sliding_window import FIELD_LEVELS
 from reunet.inference.watch import Watch, nothing_yet
 from reunet.instances import peaks
 from reunet.io.images import read_image, read_label
@@ -31,7 +31,7 @@ from reunet.options import DECODERS, Options
 from reunet.pipeline import find_cells, see
 from reunet.survey import survey
 
-SEEDS = [(sigma, persistence) for sigma in (1.5, 3.0) for persistence in (0.05, 0.1, 0.2)]
+SEEDS = [(sigma, persistence) for sigma in (1.5, 3.0) for persistence in (0.1, 0.2, 0.3)]
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def decoded(image: Path, model: Model) -> dict[str, np.ndarray]:
         for name in DECODERS
     }
     interiors = np.rint(watch.probabilities[1:2].astype(np.float32) * FIELD_LEVELS)
-    seeds = replace(seen, out=(), maps=Maps(seen.maps.classes, interiors.astype(np.uint8)))
+    seeds = replace(seen, out=(), maps=replace(seen.maps, fields=interiors.astype(np.uint8)))
     for sigma, persistence in SEEDS:
         numbers = {"SIGMA": sigma, "HALO": round(4 * sigma), "PERSISTENCE": persistence}
         with patch.multiple(peaks, **numbers):

@@ -16,6 +16,7 @@ from reunet.inference.empty import is_empty
 from reunet.inference.ensemble import Ensemble
 from reunet.inference.kept import Carry, Keeper
 from reunet.inference.kept import Maps as Maps
+from reunet.inference.kept import Zeros as Zeros
 from reunet.inference.normalise import Scaling, scaling_of, z_score_pixels
 from reunet.inference.tiles import (
     Margins,
@@ -30,7 +31,6 @@ from reunet.inference.watch import CLASSES as CLASSES
 from reunet.inference.watch import Watch
 
 Read = Callable[[int, int], np.ndarray]  # (top, bottom) -> (bottom - top, W, 3) uint8
-Zeros = Callable[[tuple[int, ...], type[np.integer]], np.ndarray]  # such as np.zeros
 Wanted = Callable[[slice, slice], bool]  # rows, columns: whether they are to be looked at
 Row = Callable[[slice, Sequence[slice]], Iterable[np.ndarray | None]]  # one row of scaled tiles
 
@@ -55,16 +55,12 @@ def map_image(
 
     keeper: keeps the bands, and knows those of a run that was interrupted. Rest: `map_bands`.
     """
-    whole = (len(voters), *shape)
-    fields = zeros(whole, np.uint8) if tiling.outputs > CLASSES else None
-    maps = Maps(zeros(whole, np.uint8), fields)
+    maps = Maps.blank((len(voters), *shape), tiling.outputs > CLASSES, zeros)
     begun = keeper.begun(maps) if keeper else None
     for rows, values, carry in map_bands(
         read, shape, scaling, voters, tiling, box, watch, wanted, begun
     ):
-        maps.classes[:, rows] = values.classes
-        if maps.fields is not None:
-            maps.fields[:, rows] = values.fields
+        maps.enter(rows, values.named())
         if keeper and carry:
             keeper.keep(rows, values, carry)
     return maps
@@ -103,9 +99,7 @@ def map_bands(
         watch.band(there, columns, logits, len(voters))
         maps = _no_cells(len(voters), band.stop - band.start, shape[1], tiling)
         for n, of_voter in enumerate(np.split(logits, len(voters))):
-            maps.classes[n][:, columns] = most_probable(of_voter[:CLASSES])
-            if maps.fields is not None:
-                maps.fields[n][:, columns] = stored_field(of_voter[CLASSES])
+            enter_logits(maps, n, (slice(None), columns), of_voter)
         yield there, maps, carry
     for band, maps in _background(slice(rows.stop, shape[0]), *outside):
         yield band, maps, None
@@ -117,9 +111,29 @@ def stored_field(field: np.ndarray) -> np.ndarray:
     return stored
 
 
+def stored_foreground(logits: np.ndarray) -> np.ndarray:
+    """How probable it is that a pixel is a cell's, in a byte: 255 times what softmax says.
+
+    logits: (3, h, w), background first. Returns (h, w) uint8.
+    """
+    background, interior, boundary = logits
+    with np.errstate(over="ignore"):  # an infinite power is a probability of 1
+        powers = np.exp(interior - background) + np.exp(boundary - background)
+        stored: np.ndarray = np.rint(255 - 255 / (1 + powers)).astype(np.uint8)
+    return stored
+
+
+def enter_logits(maps: Maps, voter: int, place: Window, logits: np.ndarray) -> None:
+    """Fill in what a voter's logits, (C, h, w), say of a part of its maps."""
+    maps.classes[voter][place] = most_probable(logits[:CLASSES])
+    if maps.fields is not None:
+        maps.fields[voter][place] = stored_field(logits[CLASSES])
+    if maps.foreground is not None:
+        maps.foreground[voter][place] = stored_foreground(logits[:CLASSES])
+
+
 def _no_cells(voters: int, height: int, width: int, tiling: Tiling) -> Maps:
-    classes = np.zeros((voters, height, width), np.uint8)
-    return Maps(classes, np.zeros_like(classes) if tiling.outputs > CLASSES else None)
+    return Maps.blank((voters, height, width), tiling.outputs > CLASSES)
 
 
 def most_probable(logits: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:

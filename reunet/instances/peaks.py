@@ -3,8 +3,10 @@
 The network's fourth output says how deep a pixel lies in its cell: 1 at the centre, 0 outside
 (`encode.distance_field`). Smoothed, and cut to where the classes see cells, it is the relief.
 Every pixel climbs to its highest neighbour; those that end at the same peak are a basin. Two basins
-are one cell where the pass between them lies less than PERSISTENCE below the lower of their peaks
-(the h-maxima transform and the watershed of its markers in one).
+are one cell where the pass between them lies less than a share of PERSISTENCE below the lower of
+their peaks: in pictures unlike those of the training the network's peaks are low, and what parts
+two of them is shallow (the h-maxima transform and the watershed of its markers in one, but that h
+goes with the peak).
 
 It works in bands of rows: it takes time in proportion to the pixels, however many cells there are.
 The result is the same for every height of the bands. Legend: H, W pixels.
@@ -12,6 +14,7 @@ The result is the same for every height of the bands. Legend: H, W pixels.
 
 import numpy as np
 
+from reunet.inference.scale import scale_labels
 from reunet.inference.sliding_window import FIELD_LEVELS
 from reunet.inference.smoothing import gaussian
 from reunet.instances.decode import in_order
@@ -22,8 +25,11 @@ from reunet.options import SMALLEST_CELL
 # Chosen on validation images with cells of 30 px, the size that the network is trained on.
 SIGMA = 1.5  # px of the Gaussian that takes the noise off the field
 HALO = 6  # rows that the Gaussian looks at on either side
-PERSISTENCE = 0.2  # of the field: how far a pass lies below the lower of two peaks at least
+PERSISTENCE = 0.3  # of the lower of two peaks: how far the pass lies below it at least
 LOWEST_PEAK = 0.3  # of the field: a cell's peak is at least as high
+# How probable a cell's pixels are a cell's, in the mean, as a share of what the median cell of the
+# image has: cells below are dropped. docs/results.md says what that wins.
+SURE = 0.9
 EDGE = 0.12  # of the field: the outermost pixels of the boundary class are a cell's from here on
 # (rows, columns) to the neighbours in the order of their flat index: the first of equal ones wins
 CLIMB = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -33,6 +39,7 @@ FORWARD = ((0, 1), (1, -1), (1, 0), (1, 1))  # every pair of 8-neighbours once
 def decode_field(
     classes: np.ndarray,
     field: np.ndarray,
+    foreground: np.ndarray | None = None,
     *,
     shape: tuple[int, int] | None = None,
     out: np.ndarray | None = None,
@@ -41,6 +48,9 @@ def decode_field(
     """Cells of a class map and a distance field.
 
     classes: (h, w) uint8, of which the background counts. field: (h, w) uint8, FIELD_LEVELS for 1.
+    foreground: (h, w) uint8, how probable each pixel is a cell's, 255 for 1; where it is given,
+    cells are dropped that are less sure than SURE of the median one: the network is not as sure of
+    every image, but of debris it is less so than of the cells beside it.
     shape: (H, W) of the image, where that is larger; cells are then drawn with its pixels. out:
     where to write the result. band: rows to work on at a time (None: a suitable number); makes no
     difference to the result. Returns (H, W) int32, `out` if given: 0 background, cells 1..N in the
@@ -52,7 +62,7 @@ def decode_field(
     if out is None:
         out = np.empty(height.shape, np.int32)
     if out.size:
-        watershed(height, out, cut(height.shape, band))
+        watershed(height, out, cut(height.shape, band), foreground)
     return out
 
 
@@ -64,11 +74,16 @@ def relief(classes: np.ndarray, field: np.ndarray, bands: list[tuple[int, int]])
     return height
 
 
-def watershed(height: np.ndarray, out: np.ndarray, bands: list[tuple[int, int]]) -> None:
+def watershed(
+    height: np.ndarray,
+    out: np.ndarray,
+    bands: list[tuple[int, int]],
+    foreground: np.ndarray | None = None,
+) -> None:
     """The cells of a relief.
 
     height: (H, W) uint8. out: (H, W) int32 in C order, receives the cells. bands: first row and
-    end of each.
+    end of each. foreground: see `decode_field`.
     """
     peaks = [np.zeros(1, np.int64)]  # flat index of each basin's peak; basins count from 1
     for top, bottom in bands:
@@ -80,7 +95,7 @@ def watershed(height: np.ndarray, out: np.ndarray, bands: list[tuple[int, int]])
     heights = height.ravel()[np.concatenate(peaks)].astype(np.int64)
     heights[0] = 0
     cell = _merged(heights, np.concatenate(passes, axis=1))
-    _number(out, cell, heights, bands)
+    _number(out, cell, heights, bands, foreground)
 
 
 def _smoothed(classes: np.ndarray, field: np.ndarray, top: int, bottom: int) -> np.ndarray:
@@ -196,12 +211,11 @@ def _merged(heights: np.ndarray, passes: np.ndarray) -> np.ndarray:
     """The cell of every basin: the number of the basin with its highest peak.
 
     heights: (basins + 1,) of the peaks. passes: (3, N), see `_passes`. Basins are joined from the
-    highest pass down, while it lies less than PERSISTENCE below the lower of the two peaks.
+    highest pass down, while it lies above a share of 1 - PERSISTENCE of the lower of the two peaks.
     """
     passes = _highest(passes)
-    least = PERSISTENCE * FIELD_LEVELS
-    shallow = np.minimum(heights[passes[1]], heights[passes[2]]) - passes[0] < least
-    passes = passes[:, shallow]
+    deepest = (1 - PERSISTENCE) * heights
+    passes = passes[:, passes[0] > np.minimum(deepest[passes[1]], deepest[passes[2]])]
     passes = passes[:, np.argsort(-passes[0], kind="stable")]
     parent = list(range(heights.size))
 
@@ -213,20 +227,34 @@ def _merged(heights: np.ndarray, passes: np.ndarray) -> np.ndarray:
 
     for saddle, one, other in passes.T.tolist():
         low, high = sorted((root(one), root(other)), key=lambda basin: (heights[basin], -basin))
-        if heights[low] - saddle < least:
+        if saddle > deepest[low]:
             parent[low] = high
     return np.array([root(basin) for basin in range(heights.size)])
 
 
 def _number(
-    out: np.ndarray, cell: np.ndarray, heights: np.ndarray, bands: list[tuple[int, int]]
+    out: np.ndarray,
+    cell: np.ndarray,
+    heights: np.ndarray,
+    bands: list[tuple[int, int]],
+    foreground: np.ndarray | None,
 ) -> None:
-    """Number the cells in the order of their first pixels, small and low ones dropped, in place."""
+    """Number the cells in the order of their first pixels, in place; small, low and unsure ones are
+    dropped."""
     sizes, first = np.zeros(cell.size, np.int64), np.full(cell.size, UNSEEN)
+    sureness = np.zeros(cell.size)  # summed over a cell's pixels
     for top, bottom in bands:
-        out[top:bottom] = cell[out[top:bottom]]
-        measure(out[top:bottom], top, sizes, first)
+        rows = out[top:bottom]
+        rows[:] = cell[rows]
+        measure(rows, top, sizes, first)
+        if foreground is not None:
+            level = scale_labels(foreground, (out.shape[0], out.shape[1]), slice(top, bottom))
+            sureness += np.bincount(rows.ravel(), level.ravel(), cell.size)
     kept = (sizes >= SMALLEST_CELL) & (heights >= LOWEST_PEAK * FIELD_LEVELS)
+    kept[0] = False
+    if foreground is not None and kept.any():
+        mean = sureness / np.maximum(sizes, 1)
+        kept &= mean >= SURE * np.median(mean[kept])
     numbers = in_order(np.where(kept, first, UNSEEN))
     for top, bottom in bands:
         out[top:bottom] = numbers[out[top:bottom]]

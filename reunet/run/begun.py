@@ -52,19 +52,14 @@ class MapOnDisk:
             carry = Carry(row, stored["sums"], stored["weights"], empty)
         for number in range(1, row + 1):
             with np.load(self._band(number), allow_pickle=False) as band:
-                rows = slice(*band["rows"].tolist())
-                maps.classes[:, rows] = band["classes"]
-                if maps.fields is not None:
-                    maps.fields[:, rows] = band["fields"]
+                maps.enter(slice(*band["rows"].tolist()), band)
         return carry
 
     def keep(self, rows: slice, maps: Maps, carry: Carry) -> None:
         """See `Keeper`. A disk that is full ends the keeping, not the slide."""
         if not self._works:
             return
-        band = {"rows": np.array([rows.start, rows.stop]), "classes": maps.classes}
-        if maps.fields is not None:
-            band["fields"] = maps.fields
+        band = {"rows": np.array([rows.start, rows.stop]), **maps.named()}
         place = np.array([carry.row, carry.empty])
         try:
             self.folder.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from as_nnunet import tile_windows
 from pictures import (
@@ -32,9 +33,11 @@ from reunet.inference.normalise import normalise_channels, scaling_of
 from reunet.inference.sliding_window import (
     OUTSIDE_LOGITS,
     map_bands,
+    map_image,
     most_probable,
     predict_logits,
     predict_scaled,
+    stored_foreground,
 )
 from reunet.inference.tiles import FLIPS, Flip, Tiling, Window, content_box
 from reunet.io.images import read_image, read_label
@@ -255,6 +258,37 @@ def test_bands_make_the_class_map_of_the_whole(image: np.ndarray, tiling: Tiling
     whole = predict_logits(image, Average([contextual]), tiling).argmax(axis=0)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert np.array_equal(classify(image, Average([contextual]), tiling), whole)
+
+
+def test_the_foreground_is_what_softmax_leaves_for_the_background() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (3, 40, 50)).astype(np.float32)
+    logits[:, 0, :3] = [[200, -200, 0], [-200, 200, 0], [-200, -200, 0]]  # beyond what exp can tell
+    expected = 255 * (1 - scipy.special.softmax(logits.astype(np.float64), axis=0)[0])
+    stored = stored_foreground(logits)
+    assert stored.dtype == np.uint8
+    assert np.abs(stored - expected).max() < 0.501
+    assert stored[0, :3].tolist() == [0, 255, 170]
+
+
+def test_bands_make_the_field_and_the_foreground_of_the_whole() -> None:
+    def with_field(tiles: np.ndarray) -> np.ndarray:
+        """Classes and, as their field, what the first channel shows."""
+        return np.concatenate([contextual(tiles), np.abs(tiles[:, :1]) % 1], axis=1)
+
+    tiling = replace(DEFAULT, outputs=4)
+    height, width = NUCLEI.shape[:2]
+    box, voters = content_box(NUCLEI.transpose(2, 0, 1)), [Average([with_field])]
+    maps = map_image(
+        Tape(NUCLEI).read, (height, width), scaling_of(NUCLEI, box), voters, tiling, box
+    )
+    logits = predict_logits(NUCLEI, voters[0], tiling)
+    for array, expected in (
+        (maps.fields, 200 * logits[3]),
+        (maps.foreground, 255 * (1 - scipy.special.softmax(logits[:3], axis=0)[0])),
+    ):
+        assert array is not None
+        assert np.abs(array[0] - expected).max() < 0.51
+        assert np.ptp(array) > 50
 
 
 def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from reunet.inference.sliding_window import FIELD_LEVELS
 from reunet.instances.encode import encode
-from reunet.instances.peaks import LOWEST_PEAK, PERSISTENCE, decode_field, watershed
+from reunet.instances.peaks import LOWEST_PEAK, PERSISTENCE, SURE, decode_field, watershed
 
 
 def discs(centres: list[tuple[int, int]], radius: int, shape: tuple[int, int]) -> np.ndarray:
@@ -59,12 +59,14 @@ def test_every_height_of_the_bands_gives_the_same(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_cells_are_the_h_maxima_of_scikit_image(seed: int) -> None:
+def test_cells_are_the_h_maxima_of_the_logarithm_by_scikit_image(seed: int) -> None:
     morphology = pytest.importorskip("skimage.morphology")
     height = relief(seed)
     found = decoded(height, len(height))
-    depth = round(PERSISTENCE * FIELD_LEVELS)
-    peaks = morphology.h_maxima(height.astype(np.int32), depth)
+    steps = 10**6  # of the logarithm: a share of a peak is a depth below its logarithm
+    logarithm = np.rint(np.log(np.maximum(height, 0.01)) * steps).astype(np.int32)
+    depth = round(-np.log(1 - PERSISTENCE) * steps) - 2  # rounding must not turn equal into less
+    peaks = morphology.h_maxima(logarithm, depth)
     marks, count = ndimage.label(peaks, np.ones((3, 3)))
     heights = ndimage.maximum(height, marks, range(1, count + 1))
     expected = {n for n, h in enumerate(heights, 1) if h >= LOWEST_PEAK * FIELD_LEVELS}
@@ -89,6 +91,54 @@ def test_noise_below_the_persistence_cuts_nothing() -> None:
     noise = np.random.default_rng(0).normal(0, 0.03 * FIELD_LEVELS, field.shape)
     noisy = np.where(field > 0, np.clip(field + noise, 0, 250), 0).astype(np.uint8)
     assert decode_field(classes, noisy).max() == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_faint_picture_has_the_cells_of_a_clear_one(seed: int) -> None:
+    """What parts two cells is told by the share of their peaks, not by how high these are."""
+    clear = relief(seed)
+    faint = (clear // 3 * 2).astype(np.uint8)
+    clear = (clear // 3 * 3).astype(np.uint8)
+    high = [decoded(height, len(height)) for height in (clear, faint)]
+    lost = high[0][(high[0] > 0) & (high[1] == 0)]
+    peaks = ndimage.maximum(faint, high[0], np.unique(lost)) if lost.size else np.zeros(1)
+    assert np.max(peaks) < LOWEST_PEAK * FIELD_LEVELS  # these alone are gone
+    both = (high[0] > 0) & (high[1] > 0)
+    pairs = set(zip(high[0][both].tolist(), high[1][both].tolist(), strict=True))
+    assert len(pairs) == high[1].max() > 3
+
+
+GRID = [(row, column) for row in (25, 65, 105) for column in (25, 65, 105, 145)]
+
+
+def unsure(levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A dozen discs, and how probable it is that their pixels are a cell's, (H, W) each."""
+    truth = discs(GRID, 14, (130, 170))
+    return truth, np.array([0, *levels], np.uint8)[truth]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [None, (390, 510)])
+def test_cells_that_are_less_sure_than_the_median_one_go(
+    seed: int, shape: tuple[int, int] | None
+) -> None:
+    levels = np.random.default_rng(seed).integers(120, 256, len(GRID))
+    truth, foreground = unsure(levels.tolist())
+    found = decode_field(*maps_of(truth), foreground, shape=shape, band=17)
+    if shape:
+        truth = np.kron(truth, np.ones((3, 3), np.int32))
+    kept = set(np.unique(truth[found > 0]).tolist()) - {0}
+    assert kept == {n for n, level in enumerate(levels, 1) if level >= SURE * np.median(levels)}
+    assert 0 < len(kept) < len(GRID)
+    assert found.max() == len(kept)
+
+
+@pytest.mark.parametrize("level", [20, 128, 255])
+def test_where_all_are_as_sure_all_stay(level: int) -> None:
+    truth, foreground = unsure([level] * len(GRID))
+    np.testing.assert_array_equal(
+        decode_field(*maps_of(truth), foreground), decode_field(*maps_of(truth))
+    )
 
 
 def test_what_is_drawn_larger_is_the_same_cells() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reunet.inference.ensemble import Average
-from reunet.inference.sliding_window import CLASSES, predict_scaled, stored_field
+from reunet.inference.sliding_window import CLASSES, Maps, enter_logits, predict_scaled
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.instances.peaks import decode_field
@@ -77,12 +77,11 @@ class Validator:
         self, logits: np.ndarray, shape: tuple[int, ...], box: tuple[slice, ...]
     ) -> np.ndarray:
         """(H, W) int32. logits: (C, h, w) in the content box, the field last if there is one."""
-        classes, field = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-        classes[box] = logits[:CLASSES].argmax(axis=0)
-        if len(logits) == CLASSES:
-            return decode(classes, "regrow", self.encoding)
-        field[box] = stored_field(logits[CLASSES])
-        return decode_field(classes, field)
+        maps = Maps.blank((1, shape[0], shape[1]), len(logits) > CLASSES)
+        enter_logits(maps, 0, (box[0], box[1]), logits)
+        if maps.fields is None:
+            return decode(maps.classes[0], "regrow", self.encoding)
+        return decode_field(*maps.of(0))
 
 
 def means(validated: Iterable[Validated]) -> dict[str, float]:

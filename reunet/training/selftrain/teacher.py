@@ -14,9 +14,9 @@ from reunet.inference.ensemble import Average, Network
 from reunet.inference.sliding_window import (
     CLASSES,
     Maps,
+    enter_logits,
     most_probable,
     predict_scaled,
-    stored_field,
 )
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
@@ -81,9 +81,7 @@ def look_at(content: Any, networks: Sequence[Network], tiling: Tiling) -> Opinio
     are predicted in bands: nothing but the result is held for all of it.
     """
     height, width = content.shape[-2:]
-    each = len(networks), height, width
-    fields = np.empty(each, np.uint8) if tiling.outputs > CLASSES else None
-    maps = Maps(np.empty(each, np.uint8), fields)
+    maps = Maps.blank((len(networks), height, width), tiling.outputs > CLASSES)
     confidence = np.empty((height, width), np.float16)
     classes = np.empty((height, width), np.uint8)
     for outer, inner in bands(height, width, tiling.tile):
@@ -93,9 +91,7 @@ def look_at(content: Any, networks: Sequence[Network], tiling: Tiling) -> Opinio
         for n, network in enumerate(networks):
             logits = predict_scaled(piece, Average([network]), tiling)[:, kept]
             mean += logits[:CLASSES] / len(networks)
-            maps.classes[n, inner] = most_probable(logits[:CLASSES])
-            if maps.fields is not None:
-                maps.fields[n, inner] = stored_field(logits[CLASSES])
+            enter_logits(maps, n, (inner, slice(None)), logits)
         classes[inner] = most_probable(mean)
         confidence[inner] = 1 / np.exp(mean - mean.max(axis=0)).sum(axis=0)
     return Opinion(classes, confidence, maps)
@@ -108,7 +104,7 @@ def agreed_cells(maps: Maps, encoding: str) -> np.ndarray:
     """
     if maps.fields is None:
         return fuse([decode(classes, "regrow", encoding) for classes in maps.classes])
-    return fuse([decode_field(*of_fold) for of_fold in zip(maps.classes, maps.fields, strict=True)])
+    return fuse([decode_field(*maps.of(n)) for n in range(len(maps.classes))])
 
 
 def bands(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice]]:
