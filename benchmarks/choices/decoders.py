@@ -5,7 +5,7 @@
 DATA is a folder with images/, labels/ and a meta.csv, of whose validation images every n-th is
 looked at. Beside the decoders of `reunet predict` there are seeds: peaks of the smoothed
 probability of interiors in place of the distance field, by the same watershed within cells. Of the
-numbers tried for them (SEEDS), all are shown.
+numbers tried for them (SEEDS), all are shown, as are other numbers of the field's decoder (FIELD).
 """
 
 import argparse
@@ -31,6 +31,12 @@ from reunet.options import DECODERS, Options
 from reunet.pipeline import find_cells, see
 from reunet.survey import survey
 
+FIELD = {  # row: what is otherwise
+    "field, unsure cells kept": {"SURE": 0.0},
+    "field, sure 0.85": {"SURE": 0.85},
+    "field, persistence 0.2": {"PERSISTENCE": 0.2},
+    "field, persistence 0.4": {"PERSISTENCE": 0.4},
+}
 SEEDS = [(sigma, persistence) for sigma in (1.5, 3.0) for persistence in (0.1, 0.2, 0.3)]
 
 
@@ -72,11 +78,15 @@ def decoded(image: Path, model: Model) -> dict[str, np.ndarray]:
         name: find_cells(replace(seen, out=()), model.bundle, replace(options, decoder=name))[0]
         for name in DECODERS
     }
+    for name, numbers in FIELD.items():
+        with patch.multiple(peaks, **numbers):
+            cells[name] = find_cells(replace(seen, out=()), model.bundle, options)[0]
     interiors = np.rint(watch.probabilities[1:2].astype(np.float32) * FIELD_LEVELS)
     seeds = replace(seen, out=(), maps=replace(seen.maps, fields=interiors.astype(np.uint8)))
     for sigma, persistence in SEEDS:
-        numbers = {"SIGMA": sigma, "HALO": round(4 * sigma), "PERSISTENCE": persistence}
-        with patch.multiple(peaks, **numbers):
+        with patch.multiple(
+            peaks, SIGMA=sigma, HALO=round(4 * sigma), PERSISTENCE=persistence, SURE=0.0
+        ):
             name = f"seeds, sigma {sigma:g} px, persistence {persistence:g}"
             cells[name] = find_cells(seeds, model.bundle, options)[0]
     return cells

@@ -32,8 +32,9 @@ from reunet.instances.weight_map import closeness
 TILE = 1000  # px, about: side of the piece that is drawn, and repeated
 SMALLEST = 16  # px from cell to cell; closer, few discs have an interior
 WEIGHTED = 2500  # px, side of the largest image that gets a weight map
+SEEN = ("classes", "field", "foreground")
 WORK: dict[str, Callable[..., np.ndarray]] = {  # of the arrays of `draw`
-    "decoder `field`": lambda given: decode_field(given["classes"], given["field"]),
+    "decoder `field`": lambda given: decode_field(*(given[name] for name in SEEN)),
     "decoder `regrow`": lambda given: decode(given["classes"], "regrow", "paper"),
     "decoder `paper`": lambda given: decode(given["classes"], "paper", "paper"),
     "weight map": lambda given: closeness(given["cells"]),
@@ -69,7 +70,7 @@ def alone(function: Callable[..., T], *arguments: object) -> T:
 
 
 def draw(folder: Path, side: int, cells: int) -> int:
-    """Store cells, class map and field of side × side px with about so many cells; how many."""
+    """Store cells, and maps of them, of side × side px with about so many cells; how many."""
     from reunet.training.data.field import distance_field
 
     pitch = side / cells**0.5
@@ -77,9 +78,11 @@ def draw(folder: Path, side: int, cells: int) -> int:
     repeats = -(-side // len(piece))
     every = np.arange(repeats**2, dtype=np.int32).reshape(repeats, repeats) * piece.max()
     numbered = np.tile(piece, (repeats, repeats)) + np.kron(every, piece > 0)
+    classes = np.tile(encode(piece, "paper"), (repeats, repeats))
     arrays = {
         "cells": numbered,
-        "classes": np.tile(encode(piece, "paper"), (repeats, repeats)),
+        "classes": classes,
+        "foreground": np.where(classes, 255, 0).astype(np.uint8),
         "field": np.tile(stored_field(distance_field(piece)), (repeats, repeats)),
     }
     for name, values in arrays.items():
@@ -100,7 +103,7 @@ def discs(rng: np.random.Generator, count: int, pitch: int) -> np.ndarray:
 
 def measure(folder: Path, work: str) -> tuple[float, float, float]:
     """Seconds, processor seconds and extra bytes of one piece of work."""
-    given = {name: np.load(folder / f"{name}.npy") for name in ("cells", "classes", "field")}
+    given = {name: np.load(folder / f"{name}.npy") for name in ("cells", *SEEN)}
     before, wall, cpu = peak(), time.perf_counter(), time.process_time()
     WORK[work](given)
     return time.perf_counter() - wall, time.process_time() - cpu, peak() - before
