@@ -22,18 +22,19 @@ from reunet.instances.encode import BACKGROUND, dilate
 from reunet.instances.regions import UNSEEN, cut, measure
 from reunet.options import SMALLEST_CELL
 
-# Chosen on validation images with cells of 30 px, the size that the network is trained on.
-SIGMA = 1.5  # px of the Gaussian that takes the noise off the field
-HALO = 6  # rows that the Gaussian looks at on either side
-PERSISTENCE = 0.3  # of the lower of two peaks: how far the pass lies below it at least
+# Chosen on validation images, cells of 30 px as in training, and on sources that a network has not
+# learnt from: their cells are often seen too large, and what is seen too large has more peaks.
+SIGMA = 2.0  # px of the Gaussian that takes the noise off the field
+HALO = 8  # rows that the Gaussian looks at on either side
+PERSISTENCE = 0.35  # of the lower of two peaks: how far the pass lies below it at least
 LOWEST_PEAK = 0.3  # of the field: a cell's peak is at least as high
 # How probable a cell's pixels are a cell's, in the mean, as a share of what the median cell of the
 # image has: cells below are dropped. docs/results.md says what that wins.
 SURE = 0.9
-# Of the field, which is 0.07 in the outermost pixels of a cell of 30 px and 0 beside it. Classes
-# alone draw cells too large: the boundary's lies a pixel outside, and weighs much in training.
-OUTSIDE = 0.03  # up to here a pixel is no cell's, whatever its class
-EDGE = 0.1  # the outermost pixels of what is left are a cell's from here on
+# Of the field: up to OUTSIDE a pixel is no cell's, whatever its class, nor are the outermost of
+# what is left up to EDGE. By the classes alone cells would be drawn an eighth too large.
+OUTSIDE = 0.03
+EDGE = 0.1
 # (rows, columns) to the neighbours in the order of their flat index: the first of equal ones wins
 CLIMB = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
 FORWARD = ((0, 1), (1, -1), (1, 0), (1, 1))  # every pair of 8-neighbours once
