@@ -85,7 +85,11 @@ def decoded(image: Path, model: Model) -> dict[str, np.ndarray]:
     seeds = replace(seen, out=(), maps=replace(seen.maps, fields=interiors.astype(np.uint8)))
     for sigma, persistence in SEEDS:
         with patch.multiple(
-            peaks, SIGMA=sigma, HALO=round(4 * sigma), PERSISTENCE=persistence, SURE=0.0
+            peaks,
+            SIGMA=sigma,
+            HALO=round(4 * sigma),
+            PERSISTENCE=persistence,
+            OUTSIDE=-1,  # interiors have no probability at the rim of a cell
         ):
             name = f"seeds, sigma {sigma:g} px, persistence {persistence:g}"
             cells[name] = find_cells(seeds, model.bundle, options)[0]
