@@ -57,7 +57,8 @@ def settings_line(model: Model, options: Options) -> str:
     step = options.step_of(model.bundle.step)
     choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
     choices += f", in {model.precision}" if model.precision != "f32" else ""
-    choices += f", decoder {options.decoder or model.bundle.decoder}"
+    decoder = options.decoder or model.bundle.decoder
+    choices += f", decoder {decoder}" + ", unsure cells dropped" * (decoder == "field")
     selection = selection_of(options.channels, options.plane)
     choices += f", {selection}" * bool(selection)
     choices += f", {region_origin(options.region)}" * (options.region is not None)
