@@ -104,7 +104,7 @@ def test_a_wheel_segments_as_the_checkout_does(installed: Path, tmp_path: Path) 
     alone(installed / "reunet", "predict", SAMPLE, tmp_path / "labels", cwd=tmp_path)
     found = tifffile.imread(tmp_path / "labels" / f"{SAMPLE.stem}_label.tiff")
     expected = segment(SAMPLE, load_model(device="cpu"))
-    assert found.max() == expected.max() > 50
+    assert found.max() == expected.max() > 40
     assert np.mean(found != expected) < 1e-3  # other versions may round otherwise
 
 
