@@ -86,6 +86,15 @@ def test_discs_that_touch_come_apart_where_they_touch() -> None:
         assert (same & (found == cell)).sum() / (same | (found == cell)).sum() > 0.85
 
 
+def test_what_has_no_depth_is_no_cell_whatever_its_class() -> None:
+    """Classes that reach 5 px beyond the cell draw it no larger."""
+    cell, wide = (discs([(40, 40)], radius, (80, 80)) for radius in (15, 20))
+    _, field = maps_of(cell)
+    found = decode_field((wide > 0).astype(np.uint8), field)
+    assert found.max() == 1
+    assert not found[cell == 0].any()
+
+
 def test_noise_below_the_persistence_cuts_nothing() -> None:
     classes, field = maps_of(discs([(40, 40)], 25, (80, 80)))
     noise = np.random.default_rng(0).normal(0, 0.03 * FIELD_LEVELS, field.shape)

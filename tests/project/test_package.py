@@ -16,7 +16,7 @@ import reunet
 from conftest import ROOT, SAMPLE_IMAGES
 from reunet import load_model, segment
 
-SAMPLE = SAMPLE_IMAGES / "dsb2018__00ae65c1c6631ae6.png"
+SAMPLE = SAMPLE_IMAGES / "bbbc039__IXMtest_D20_s9.png"
 BUILT_FROM = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "reunet", "weights/compact")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -104,7 +104,7 @@ def test_a_wheel_segments_as_the_checkout_does(installed: Path, tmp_path: Path) 
     alone(installed / "reunet", "predict", SAMPLE, tmp_path / "labels", cwd=tmp_path)
     found = tifffile.imread(tmp_path / "labels" / f"{SAMPLE.stem}_label.tiff")
     expected = segment(SAMPLE, load_model(device="cpu"))
-    assert found.max() == expected.max() > 40
+    assert found.max() == expected.max() > 50
     assert np.mean(found != expected) < 1e-3  # other versions may round otherwise
 
 
