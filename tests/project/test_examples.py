@@ -141,7 +141,7 @@ def test_training_on_a_real_sample(tmp_path: Path) -> None:
         assert 0 < max(float(row["lr"]) for row in csv.DictReader(file)) < 1.1e-4  # of 1e-3
     before, after = (np.mean([float(row[when]) for row in rows]) for when in ("before", "after"))
     assert before > 0.7
-    assert after > before - 0.04  # a cell of the twenty in one of the two is 0.033
+    assert after > before - 0.03
     for n in range(8):
         assert tifffile.imread(found / f"crop{n}_label.tiff").max() > 3
         assert (found / f"crop{n}_overlay.png").exists()
