@@ -1,46 +1,58 @@
-"""Which of a few scales the network that segments is surest of (beyond the paper).
+"""Which of a few scales the network finds the same cells at as at the next (beyond the paper).
 
-Of a kind of cells that no training has shown, the estimate of their size is often too small: parts
-of a cell look like cells. Seen at their true size, its cells are found with more confidence, and
-they measure what they were taken for. So the network is shown a part of the image with its cells at
-the estimated size and, unless it is sure of them, larger ones. docs/results.md says what that wins.
+Of a kind of cells that no training has shown, the estimate of their size is often wrong, and mostly
+too small: parts of a cell look like cells. Near their true size the cells are found with more
+confidence, they measure what they were taken for, and seen somewhat larger or smaller they are
+found again, which parts of cells and heaps of them are not. So the network is shown a part of the
+image with its cells at the estimated size and, unless it is sure of them, smaller and larger.
+docs/results.md says what that wins.
 Legend: h, w pixels of a part as the network is shown it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import log
 from typing import NamedTuple
 
 import numpy as np
 
 from reunet.inference.normalise import Scaling, histogram, scaling_from
-from reunet.inference.scale import MAX_ZOOM, MIN_ZOOM, scale_image, scaled_shape, typical_diameter
+from reunet.inference.scale import (
+    MAX_ZOOM,
+    MIN_ZOOM,
+    scale_image,
+    scale_labels,
+    scaled_shape,
+    typical_diameter,
+    zoom_for,
+)
 from reunet.inference.size import Estimate, part_of
 from reunet.inference.sliding_window import CLASSES, map_image
 from reunet.inference.tiles import content_box
-from reunet.inference.watch import Watch, nothing_yet
+from reunet.instances.overlap import agreement
 from reunet.model import Model
 from reunet.options import Options
 
-FACTORS = (2**0.5, 2.0)  # on the estimated diameter, tried beside it; each takes half the time
+FACTORS = (0.5**0.5, 2**0.5, 2.0)  # on the estimated diameter, tried beside it
 SHOWN = 832  # px, edge of a part with its cells at the estimated size: four of the usual tiles
-SURE = 0.94  # score of the estimate from which no other is tried
-CROWDED = 0.6  # share of a part that is cells, from which none is tried: larger, neighbours merge
+SURE = 0.97  # score of the estimate from which no other is tried
+CROWDED = 0.6  # share of a part that is cells, from which no larger one is: neighbours would merge
 MISFIT = 0.2  # taken off the score, times the log of measured over assumed diameter …
 DISTANCE = 0.1  # … and times the square of the log of the factor
+AGREEMENT = 0.8  # added to it, times the agreement with what is found at the factors next to it
 
 
 class Found(NamedTuple):
     """What the network finds with cells of a diameter at the size that it knows.
 
     confidence: its mean in their pixels, 0..1. measured: px, diameter of the typical one, 0 without
-    cells. cover: share of the pixels that are a cell's.
+    cells. cells: (pixels,) int32 of all parts, as many at every diameter: 0 background, cells 1..N.
     """
 
     confidence: float
     measured: float
-    cover: float
+    cells: np.ndarray
 
 
 Look = Callable[[float], Found]  # diameter in px -> what is found
@@ -53,32 +65,51 @@ def is_searched(model: Model, options: Options) -> bool:
     return bool(able) and options.diameter is None and options.quality != "fast"
 
 
-def surest_diameter(estimate: float, look: Look) -> float:
-    """The estimate, or a multiple of it that the network is surer of.
+def surest_diameter(estimate: float, look: Look, factors: Sequence[float] = FACTORS) -> float:
+    """The estimate, or a multiple of it at which cells are surer, and found again nearby.
 
-    estimate: px. It stays where cells lie so close that larger ones would be several.
+    estimate: px. factors: on it, to be tried; where cells lie close, only those below 1.
     """
-
-    def score(factor: float, found: Found) -> float:
-        if not found.measured:
-            return 0.0
-        misfit = abs(log(found.measured / (factor * estimate)))
-        return found.confidence - MISFIT * misfit - DISTANCE * log(factor) ** 2
-
     first = look(estimate)
-    scores = {1.0: score(1.0, first)}
-    if scores[1.0] < SURE and first.cover < CROWDED:
-        scores |= {factor: score(factor, look(factor * estimate)) for factor in FACTORS}
-    return estimate * max(scores, key=lambda factor: scores[factor])
+    if _score(1.0, first, estimate) >= SURE:
+        return estimate
+    crowded = np.count_nonzero(first.cells) >= CROWDED * first.cells.size
+    tried = [factor for factor in factors if factor < 1 or not crowded]
+    found = dict(sorted([(1.0, first), *((f, look(f * estimate)) for f in tried)]))
+    agreements = _agreements([at.cells for at in found.values()])
+    scores = {
+        factor: _score(factor, at, estimate) + AGREEMENT * agreed
+        for (factor, at), agreed in zip(found.items(), agreements, strict=True)
+    }
+    return estimate * max(scores, key=lambda factor: (scores[factor], factor == 1))
+
+
+def _score(factor: float, found: Found, estimate: float) -> float:
+    """How sure the network is of cells of a diameter, before others are looked at."""
+    if not found.measured:
+        return 0.0
+    misfit = abs(log(found.measured / (factor * estimate)))
+    score: float = found.confidence - MISFIT * misfit - DISTANCE * log(factor) ** 2
+    return score
+
+
+def _agreements(cells: Sequence[np.ndarray]) -> list[float]:
+    """Of label maps in the order of their scales: agreement with the next ones, in the mean."""
+    pairs = [agreement(one, other) for one, other in pairwise(cells)]
+    return [float(np.mean(pairs[max(n - 1, 0) : n + 1] or [0])) for n in range(len(cells))]
 
 
 def search_scale(
-    views: Sequence[np.ndarray], estimate: Estimate, model: Model, options: Options
+    views: Sequence[np.ndarray],
+    estimate: Estimate,
+    of: tuple[int, int],
+    model: Model,
+    options: Options,
 ) -> float:
     """Diameter in px of the typical cell of an image, near the estimate.
 
-    views: parts of the image, of which the estimate was made. The first network is asked, or
-    the student, without mirroring.
+    views: parts of the image, of which the estimate was made. of: (H, W) of the image. The first
+    network is asked, or the student, without mirroring.
     """
     model = model.at("fast")
     wanted = model.bundle.diameter
@@ -89,37 +120,44 @@ def search_scale(
     scaling = scaling_from(np.sum([histogram(inside) for inside in insides], axis=0))
     unmirrored = replace(options, tta=False, step=None)
 
+    def zoom_of(diameter: float) -> float:
+        return min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
+
+    drawn = [scaled_shape(part.shape, zoom_of(estimate.diameter)) for part in parts]
+
     def look(diameter: float) -> Found:
         """Of all parts together."""
-        zoom = min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
-        cells, confidence = [np.zeros(1, np.int32)], [np.zeros(0, np.float32)]
-        for part in parts:
-            labels, of_cells = _look(part, zoom, scaling, model, unmirrored)
-            confidence.append(of_cells[labels > 0])
-            cells.append(np.where(labels, labels + max(c.max() for c in cells), 0).ravel())
-        measured = typical_diameter(np.concatenate(cells)) / zoom
-        sure = np.concatenate(confidence)
-        cover = len(sure) / max(1, sum(map(len, cells)) - 1)
-        return Found(float(sure.mean()) if measured else 0.0, measured, cover)
+        zoom, numbered, sure = zoom_of(diameter), [np.zeros(0, np.int32)], []
+        own_size, number = [np.zeros(0, np.int32)], 0
+        for part, shape in zip(parts, drawn, strict=True):
+            labels, foreground = _look(part, zoom, scaling, model, unmirrored)
+            sure.append(foreground[labels > 0])
+            labels[labels > 0] += number
+            number = max(number, int(labels.max(initial=0)))
+            own_size.append(labels.ravel())
+            numbered.append(scale_labels(labels, shape).ravel())
+        measured = typical_diameter(np.concatenate(own_size)) / zoom
+        confidence = float(np.concatenate(sure).mean()) / 255 if measured else 0.0
+        return Found(confidence, measured, np.concatenate(numbered))
 
-    return surest_diameter(estimate.diameter, look)
+    diameters = {factor: factor * estimate.diameter for factor in FACTORS}
+    possible = [f for f, d in diameters.items() if zoom_for(d, wanted, of)[0] == wanted / d]
+    return surest_diameter(estimate.diameter, look, possible)
 
 
 def _look(
     part: np.ndarray, zoom: float, scaling: Scaling, model: Model, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The cells of a part at a zoom, (h, w) int32, and how probable its pixels are a cell's."""
+    """The cells of a part at a zoom, (h, w) int32, and how probable its pixels are a cell's, (h, w)
+    uint8, 255 for 1."""
     # It is not needed before the first tile.
     from reunet.instances.peaks import decode_field
 
     shown = scale_image(part, scaled_shape(part.shape, zoom))
     shape = shown.shape[0], shown.shape[1]
-    watch = Watch(probabilities=nothing_yet(shape))
-    assert watch.probabilities is not None
     voters, tiling = model.ensembles(vote=False), model.tiling(options)
-    maps = map_image(
-        lambda top, bottom: shown[top:bottom], shape, scaling, voters, tiling, watch=watch
-    )
+    maps = map_image(lambda top, bottom: shown[top:bottom], shape, scaling, voters, tiling)
     assert maps.fields is not None
-    labels = decode_field(maps.classes[0], maps.fields[0])
-    return labels, 1 - watch.probabilities[0].astype(np.float32)
+    assert maps.foreground is not None
+    foreground = maps.foreground[0]
+    return decode_field(maps.classes[0], maps.fields[0], foreground), foreground

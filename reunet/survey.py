@@ -162,18 +162,22 @@ def _shape_to_see(
     if diameter is None:
         if not model.size_network:
             return shape, None, (NO_SIZES,)
-        diameter = _diameter(views(), model.size_network, model, options)
+        diameter = _diameter(views(), shape, model.size_network, model, options)
     zoom, note = zoom_for(diameter, wanted, shape)
     return scaled_shape(shape, zoom), diameter, (note,)
 
 
 def _diameter(
-    views: list[np.ndarray], network: SizeNetwork, model: Model, options: Options
+    views: list[np.ndarray],
+    shape: tuple[int, int],
+    network: SizeNetwork,
+    model: Model,
+    options: Options,
 ) -> float | None:
     """Of the typical cell in px, by estimate and by what the networks find; None: none is seen."""
     estimate = estimate_size(views, network)
     if estimate and is_searched(model, options):
-        return search_scale(views, estimate, model, options)
+        return search_scale(views, estimate, shape, model, options)
     return estimate.diameter if estimate else None
 
 

@@ -61,7 +61,8 @@ def measure(data: Path, meta: dict[str, dict[str, str]], weights: Path) -> dict[
             continue
         views = views_of(normalise_channels(read_image(images[name]).pixels))
         estimate = estimate_size(views, model.size_network)
-        searched = search_scale(views, estimate, model, Options()) if estimate else None
+        of = label.shape[0], label.shape[1]
+        searched = search_scale(views, estimate, of, model, Options()) if estimate else None
         diameters = (estimate.diameter if estimate else None, searched, truth)
         for way, diameter in zip(WAYS, diameters, strict=True):
             error = max(diameter / truth, truth / diameter) if diameter else 9.0

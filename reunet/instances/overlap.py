@@ -1,4 +1,4 @@
-"""Intersection over union (IoU) of the cells of two label maps, pair by pair."""
+"""Intersection over union (IoU) of the cells of two label maps: of each pair, and in all."""
 
 import numpy as np
 
@@ -23,3 +23,20 @@ def overlapping_pairs(
     both = (areas[0][one] > 0) & (areas[1][other] > 0)
     one, other, shared = one[both], other[both], shared[both]
     return one, other, shared / (areas[0][one] + areas[1][other] - shared)
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """How far two label maps show the same cells, 0..1; 0 where neither has any.
+
+    The mean, over the cells of both, of the IoU with the cell of the other map that it shares most
+    with. first, second: integers of one shape, 0 background.
+    """
+    areas = [np.bincount(labels.ravel()) for labels in (first, second)]
+    for of_ids in areas:
+        of_ids[:1] = 0
+    cells = sum(np.count_nonzero(of_ids) for of_ids in areas)
+    one, other, iou = overlapping_pairs(first, second, (areas[0], areas[1]))
+    best = [np.zeros(of_ids.size) for of_ids in areas]
+    np.maximum.at(best[0], one, iou)
+    np.maximum.at(best[1], other, iou)
+    return float(best[0].sum() + best[1].sum()) / max(1, cells)

@@ -53,7 +53,7 @@ def settings_line(model: Model, options: Options) -> str:
     choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
     choices += ", averaged" * (not options.vote)
     choices += f", cells of {options.diameter:g} px" if options.diameter else ""
-    choices += ", the surest scale" * is_searched(model, options)
+    choices += ", the surest of four scales" * is_searched(model, options)
     step = options.step_of(model.bundle.step)
     choices += f", tiles {step:g} apart" if step != model.bundle.step else ""
     choices += f", in {model.precision}" if model.precision != "f32" else ""

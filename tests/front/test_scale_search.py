@@ -17,7 +17,17 @@ from reunet.options import Options
 from reunet.run.resume import settings_line
 from reunet.scale_search import FACTORS, Found, search_scale, surest_diameter
 
-NOTHING = Found(0.0, 0.0, 0.0)
+SMALL, LARGE = 20, 60  # % of the pixels that are cells: few, and as many as in a crowd
+
+
+def drawn(cells: int, share: int = SMALL) -> np.ndarray:
+    """As many cells next to each other, on a share of 1000 pixels in per cent."""
+    labels = np.zeros(1000, np.int32)
+    labels[: 10 * share] = 1 + np.arange(10 * share) * cells // (10 * share)
+    return labels
+
+
+NOTHING = Found(0.0, 0.0, np.zeros(1000, np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +41,46 @@ def network_for(true: float, asked: list[float]) -> scale_search.Look:
     def look(diameter: float) -> Found:
         asked.append(diameter)
         confidence = 0.9 - 0.2 * abs(math.log(diameter / true))
-        return Found(confidence, math.sqrt(diameter * true), 0.3)
+        return Found(confidence, math.sqrt(diameter * true), drawn(4))
 
     return look
 
 
 @pytest.mark.parametrize("factor", [1.0, *FACTORS])
-def test_the_true_size_is_found_from_a_small_estimate(factor: float) -> None:
+def test_the_true_size_is_found_from_a_wrong_estimate(factor: float) -> None:
     asked: list[float] = []
     assert surest_diameter(20, network_for(20 * factor, asked)) == pytest.approx(20 * factor)
     assert asked == [20, *(20 * f for f in FACTORS)]
+
+
+@pytest.mark.parametrize("factor", [1.0, *FACTORS])
+def test_cells_that_are_found_again_at_the_next_scale_win(factor: float) -> None:
+    """Whole cells are; elsewhere each scale finds its own parts of cells, or heaps of them."""
+
+    def look(diameter: float) -> Found:
+        steps = abs(round(2 * math.log2(diameter / (20 * factor))))
+        cells = 6 if steps <= 1 else 6 * 4**steps
+        return Found(0.8 + 0.01 * steps, diameter, drawn(cells))
+
+    found = surest_diameter(20, look)
+    assert abs(math.log2(found / (20 * factor))) <= 0.5 + 1e-9, "the true scale, or the next one"
+    assert look(found).cells.max() == 6
+
+
+def test_who_is_much_surer_wins_where_nothing_is_found_again() -> None:
+    def look(diameter: float) -> Found:
+        return Found(0.9 if diameter > 25 else 0.5, diameter, drawn(round(10 * diameter)))
+
+    assert surest_diameter(20, look, [0.5, 1.5]) == 30
+
+
+def test_scales_that_cannot_be_shown_are_not_asked() -> None:
+    asked: list[float] = []
+    surest_diameter(20, network_for(20, asked), [2.0])
+    assert asked == [20, 40]
+    del asked[:]
+    assert surest_diameter(20, network_for(40, asked), []) == 20
+    assert asked == [20]
 
 
 def test_who_is_sure_at_once_is_asked_once() -> None:
@@ -48,7 +88,7 @@ def test_who_is_sure_at_once_is_asked_once() -> None:
 
     def look(diameter: float) -> Found:
         asked.append(diameter)
-        return Found(0.97, diameter, 0.3)
+        return Found(0.98, diameter, drawn(4))
 
     assert surest_diameter(33, look) == 33
     assert asked == [33]
@@ -58,14 +98,22 @@ def test_where_no_cell_is_found_at_any_scale_the_estimate_stays() -> None:
     assert surest_diameter(33, lambda _: NOTHING) == 33
 
 
-def test_in_a_crowd_the_estimate_stays() -> None:
+def test_in_a_crowd_no_larger_size_is_tried() -> None:
     """Seen smaller, neighbours are taken for one cell, and with confidence."""
-    assert surest_diameter(20, lambda d: Found(0.6 + d / 200, d, 0.8)) == 20
-    assert surest_diameter(20, lambda d: Found(0.6 + d / 200, d, 0.3)) > 20
+
+    def look(share: int, sign: int) -> scale_search.Look:
+        return lambda d: Found(0.6 + sign * d / 200, d, drawn(4, share))
+
+    assert surest_diameter(20, look(LARGE, 1)) == 20
+    assert surest_diameter(20, look(SMALL, 1)) > 20
+    assert surest_diameter(20, look(LARGE, -1)) < 20
 
 
 def test_cells_at_a_larger_scale_alone_are_found() -> None:
-    assert surest_diameter(10, lambda d: Found(0.9, d, 0.3) if d > 15 else NOTHING) > 15
+    def look(diameter: float) -> Found:
+        return Found(0.9, diameter, drawn(4)) if diameter > 15 else NOTHING
+
+    assert surest_diameter(10, look) > 15
 
 
 @pytest.mark.parametrize("path", sorted((SAMPLES / "images").iterdir()), ids=lambda p: p.stem)
@@ -73,11 +121,11 @@ def test_half_the_true_size_is_mended_and_the_true_size_kept(path: Path, model: 
     """With the network that ships, on images whose cells are labelled."""
     name = f"{path.name.partition('.')[0]}_label.tiff"
     true = typical_diameter(read_label(SAMPLES / "labels" / name))
-    views = views_of(normalise_channels(read_image(path).pixels))
-    middle = [(0.5, 0.5)]
+    image = normalise_channels(read_image(path).pixels)
+    views, of, middle = views_of(image), (image.shape[0], image.shape[1]), [(0.5, 0.5)]
 
     def found(estimate: float) -> float:
-        return search_scale(views, Estimate(estimate, middle), model, Options()) / true
+        return search_scale(views, Estimate(estimate, middle), of, model, Options()) / true
 
     assert 0.7 < found(true / 2) < 1.1
     assert found(true) == pytest.approx(1)
@@ -88,7 +136,7 @@ def test_views_of_a_large_image_are_looked_at_together(model: Model) -> None:
     image = normalise_channels(read_image(next((SAMPLES / "images").glob("bbbc*"))).pixels)
     views = [np.zeros_like(image), image, image[::-1]]
     estimate = Estimate(15.0, [(0.5, 0.5)] * 3)
-    assert search_scale(views, estimate, model, Options()) == pytest.approx(30)
+    assert search_scale(views, estimate, (1560, 696), model, Options()) == pytest.approx(30)
 
 
 def test_cells_too_small_to_be_enlarged_enough_are_measured_as_they_are(model: Model) -> None:
@@ -96,7 +144,7 @@ def test_cells_too_small_to_be_enlarged_enough_are_measured_as_they_are(model: M
     image = normalise_channels(read_image(next((SAMPLES / "images").glob("bbbc*"))).pixels)
     small = scale_image(image, (image.shape[0] // 6, image.shape[1] // 6))
     estimate = Estimate(5.0, [(0.5, 0.5)])
-    assert search_scale([small], estimate, model, Options()) == 5
+    assert search_scale([small], estimate, small.shape[:2], model, Options()) == 5
 
 
 def test_fast_takes_the_estimate_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

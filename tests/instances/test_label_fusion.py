@@ -12,7 +12,7 @@ from reunet.inference.ensemble import Average, Network
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps
 from reunet.instances.label_fusion import AGREEMENT, FREE, agreements, fuse
-from reunet.instances.overlap import overlapping_pairs
+from reunet.instances.overlap import agreement, overlapping_pairs
 from reunet.instances.regions import UNSEEN
 from reunet.io.images import Picture, as_picture
 from reunet.io.source import hold
@@ -72,9 +72,9 @@ def brute_force(candidates: list[np.ndarray]) -> np.ndarray:
             ]
             ranked.append((round(float(np.mean(best)), 9), voter, mask))
     result = np.zeros(candidates[0].shape, np.int32)
-    for agreement, _, mask in sorted(ranked, key=lambda entry: -entry[0]):
+    for agreed, _, mask in sorted(ranked, key=lambda entry: -entry[0]):
         free = mask & (result == 0)
-        if agreement >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), SMALLEST_CELL):
+        if agreed >= AGREEMENT and free.sum() >= max(FREE * mask.sum(), SMALLEST_CELL):
             result[free] = result.max() + 1
     return in_order(result)
 
@@ -105,6 +105,22 @@ def test_iou_is_that_of_masks(seed: int) -> None:
         if a != 3 and b != 5 and ((one == a) & (other == b)).any()
     }
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_agreement_is_the_mean_of_the_best_iou_of_every_cell(seed: int) -> None:
+    one, other = random_candidate(seed), random_candidate(seed + 50)
+    masks = [[labels == n for n in np.unique(labels)[1:]] for labels in (one, other)]
+    best = [max((iou(a, b) for b in masks[1]), default=0) for a in masks[0]]
+    best += [max((iou(a, b) for a in masks[0]), default=0) for b in masks[1]]
+    assert agreement(one, other) == pytest.approx(np.mean(best))
+    assert agreement(other, one) == pytest.approx(np.mean(best))
+    assert agreement(one, one) == 1
+
+
+def test_agreement_without_cells_is_none() -> None:
+    nothing, cells = np.zeros((4, 5), np.int32), np.ones((4, 5), np.int32)
+    assert agreement(nothing, nothing) == agreement(nothing, cells) == 0
 
 
 def halves() -> tuple[np.ndarray, np.ndarray]:
