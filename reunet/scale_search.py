@@ -56,6 +56,7 @@ class Found(NamedTuple):
 
 
 Look = Callable[[float], Found]  # diameter in px -> what is found
+Seen = tuple[np.ndarray, np.ndarray]  # cells (h, w) int32; foreground (h, w) uint8, 255 for 1
 
 
 def is_searched(model: Model, options: Options) -> bool:
@@ -123,33 +124,34 @@ def search_scale(
     def zoom_of(diameter: float) -> float:
         return min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
 
-    drawn = [scaled_shape(part.shape, zoom_of(estimate.diameter)) for part in parts]
+    shapes = [scaled_shape(part.shape, zoom_of(estimate.diameter)) for part in parts]
 
     def look(diameter: float) -> Found:
-        """Of all parts together."""
-        zoom, numbered, sure = zoom_of(diameter), [np.zeros(0, np.int32)], []
-        own_size, number = [np.zeros(0, np.int32)], 0
-        for part, shape in zip(parts, drawn, strict=True):
-            labels, foreground = _look(part, zoom, scaling, model, unmirrored)
-            sure.append(foreground[labels > 0])
-            labels[labels > 0] += number
-            number = max(number, int(labels.max(initial=0)))
-            own_size.append(labels.ravel())
-            numbered.append(scale_labels(labels, shape).ravel())
-        measured = typical_diameter(np.concatenate(own_size)) / zoom
-        confidence = float(np.concatenate(sure).mean()) / 255 if measured else 0.0
-        return Found(confidence, measured, np.concatenate(numbered))
+        zoom = zoom_of(diameter)
+        return _joined([_look(p, zoom, scaling, model, unmirrored) for p in parts], zoom, shapes)
 
     diameters = {factor: factor * estimate.diameter for factor in FACTORS}
     possible = [f for f, d in diameters.items() if zoom_for(d, wanted, of)[0] == wanted / d]
     return surest_diameter(estimate.diameter, look, possible)
 
 
-def _look(
-    part: np.ndarray, zoom: float, scaling: Scaling, model: Model, options: Options
-) -> tuple[np.ndarray, np.ndarray]:
-    """The cells of a part at a zoom, (h, w) int32, and how probable its pixels are a cell's, (h, w)
-    uint8, 255 for 1."""
+def _joined(looks: Sequence[Seen], zoom: float, shapes: Sequence[tuple[int, int]]) -> Found:
+    """What was found in several parts; their cells are cells of their own. shapes: (h, w) that the
+    labels of each part are brought to."""
+    seen, drawn, sure, number = [], [], [], 0
+    for (labels, foreground), shape in zip(looks, shapes, strict=True):
+        sure.append(foreground[labels > 0])
+        numbered = np.where(labels > 0, labels + number, 0)
+        number = max(number, int(numbered.max(initial=0)))
+        seen.append(numbered.ravel())
+        drawn.append(scale_labels(numbered, shape).ravel())
+    measured = typical_diameter(np.concatenate(seen)) / zoom
+    confidence = float(np.concatenate(sure).mean()) / 255 if measured else 0.0
+    return Found(confidence, measured, np.concatenate(drawn))
+
+
+def _look(part: np.ndarray, zoom: float, scaling: Scaling, model: Model, options: Options) -> Seen:
+    """The cells of a part at a zoom, and how probable its pixels are a cell's."""
     # It is not needed before the first tile.
     from reunet.instances.peaks import decode_field
 
