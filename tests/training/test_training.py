@@ -773,6 +773,26 @@ def test_a_training_is_told_in_one_line_an_epoch() -> None:
     assert epoch_line(figures | scores) == expected
 
 
+@pytest.mark.parametrize("clock", [[False, False, True], [False, True], [True]])
+def test_the_epoch_that_ends_a_training_is_the_one_that_is_scored(
+    clock: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time may run out after an epoch has been told that it is not the last."""
+    trainer = object.__new__(nnUNetTrainerReUNet)
+    trainer.current_epoch, trainer.num_epochs, trainer.local_rank = 0, 100, 0
+    trainer.num_val_iterations_per_epoch = 0
+    answers, told_last = iter(clock), []
+    called = ("on_train_start", "on_epoch_start", "on_train_epoch_start", "on_train_epoch_end")
+    for name in (*called, "on_validation_epoch_start", "on_validation_epoch_end", "on_train_end"):
+        monkeypatch.setattr(nnUNetTrainerReUNet, name, lambda *_: None)
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda _: None)
+    monkeypatch.setattr(trainer, "epoch_batches", list)
+    monkeypatch.setattr(trainer, "time_is_up", lambda: next(answers, True))
+    monkeypatch.setattr(trainer, "note_epoch", lambda last: told_last.append(last) or "")
+    trainer.run_training()
+    assert told_last == [False] * (len(clock) - 2) + [True] * (len(clock) > 1)
+
+
 def test_the_hours_end_within_an_epoch() -> None:
     """Of a hundred iterations of 6 s, two minutes have room for twenty."""
     trainer = object.__new__(nnUNetTrainerReUNet)

@@ -54,6 +54,7 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
         schedule = self.preset.schedule(self.job["stage"])
+        self.over = False
         self.schedule = replace(schedule, first_lr=schedule.first_lr * self.job.get("rate", 1.0))
         self.patch: int = self.configuration_manager.patch_size[0]
         self.initial_lr = self.schedule.first_lr
@@ -271,8 +272,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
 
     def on_epoch_end(self) -> None:
         """Log, validate, keep a checkpoint, and end when the time is over."""
-        last = self.time_is_up() or self.current_epoch == self.num_epochs - 1
-        line = self.note_epoch(last) if self.local_rank == 0 else ""
+        self.over = self.time_is_up() or self.current_epoch == self.num_epochs - 1
+        line = self.note_epoch(self.over) if self.local_rank == 0 else ""
         self._best_ema = math.inf  # nnU-Net would choose the best checkpoint by pixel Dice
         super().on_epoch_end()
         if line:  # whoever reads it may interrupt: the checkpoint is written
@@ -326,7 +327,8 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
     def run_training(self) -> None:
         """nnU-Net's loop, which the clock may end, within an epoch too."""
         self.on_train_start()
-        while self.current_epoch < self.num_epochs and not self.time_is_up():
+        self.over = self.current_epoch >= self.num_epochs or self.time_is_up()
+        while not self.over:  # asked once an epoch: what ends the training is what scores it last
             self.on_epoch_start()
             self.on_train_epoch_start()
             self.on_train_epoch_end([self.train_step(batch) for batch in self.epoch_batches()])
