@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reunet.instances.decode import in_order
-from reunet.instances.overlap import overlapping_pairs
+from reunet.instances.overlap import best_ious
 from reunet.instances.regions import UNSEEN, measure
 from reunet.options import SMALLEST_CELL
 
@@ -67,11 +67,9 @@ def agreements(candidates: Sequence[np.ndarray]) -> list[np.ndarray]:
     for second in range(len(candidates)):
         for first in range(second):
             pair = candidates[first], candidates[second]
-            one, other, iou = overlapping_pairs(*pair, (areas[first], areas[second]))
-            for voter, cells in ((first, one), (second, other)):
-                best = np.zeros(areas[voter].size)
-                np.maximum.at(best, cells, iou)
-                total[voter] += best
+            of_first, of_second = best_ious(*pair, (areas[first], areas[second]))
+            total[first] += of_first
+            total[second] += of_second
     return [summed / len(candidates) for summed in total]
 
 

@@ -25,18 +25,29 @@ def overlapping_pairs(
     return one, other, shared / (areas[0][one] + areas[1][other] - shared)
 
 
+def best_ious(
+    first: np.ndarray, second: np.ndarray, areas: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each id of two label maps the best IoU with one of the other's, 0 where it meets none.
+
+    As `overlapping_pairs`; returns float64, by id of first and by id of second.
+    """
+    one, other, iou = overlapping_pairs(first, second, areas)
+    best = np.zeros(areas[0].size), np.zeros(areas[1].size)
+    np.maximum.at(best[0], one, iou)
+    np.maximum.at(best[1], other, iou)
+    return best
+
+
 def agreement(first: np.ndarray, second: np.ndarray) -> float:
     """How far two label maps show the same cells, 0..1; 0 where neither has any.
 
     The mean, over the cells of both, of the IoU with the cell of the other map that it shares most
     with. first, second: integers of one shape, 0 background.
     """
-    areas = [np.bincount(labels.ravel()) for labels in (first, second)]
+    areas = np.bincount(first.ravel()), np.bincount(second.ravel())
     for of_ids in areas:
         of_ids[:1] = 0
-    cells = sum(np.count_nonzero(of_ids) for of_ids in areas)
-    one, other, iou = overlapping_pairs(first, second, (areas[0], areas[1]))
-    best = [np.zeros(of_ids.size) for of_ids in areas]
-    np.maximum.at(best[0], one, iou)
-    np.maximum.at(best[1], other, iou)
-    return float(best[0].sum() + best[1].sum()) / max(1, cells)
+    cells = sum(int(np.count_nonzero(of_ids)) for of_ids in areas)
+    of_first, of_second = best_ious(first, second, areas)
+    return float(of_first.sum() + of_second.sum()) / max(1, cells)

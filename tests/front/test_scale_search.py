@@ -60,7 +60,7 @@ def test_cells_that_are_found_again_at_the_next_scale_win(factor: float) -> None
     def look(diameter: float) -> Found:
         steps = abs(round(2 * math.log2(diameter / (20 * factor))))
         cells = 6 if steps <= 1 else 6 * 4**steps
-        return Found(0.8 + 0.01 * steps, diameter, drawn(cells))
+        return Found(0.7 + 0.06 * steps, diameter, drawn(cells))
 
     found = surest_diameter(20, look)
     assert abs(math.log2(found / (20 * factor))) <= 0.5 + 1e-9, "the true scale, or the next one"

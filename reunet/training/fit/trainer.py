@@ -54,7 +54,6 @@ class nnUNetTrainerReUNet(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net's nam
         self.job: dict[str, Any] = plans["reunet"]
         self.preset = PRESETS[self.job["preset"]]
         schedule = self.preset.schedule(self.job["stage"])
-        self.over = False
         self.schedule = replace(schedule, first_lr=schedule.first_lr * self.job.get("rate", 1.0))
         self.patch: int = self.configuration_manager.patch_size[0]
         self.initial_lr = self.schedule.first_lr
