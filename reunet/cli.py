@@ -132,7 +132,7 @@ EXAMPLES = (
 @click.option(
     "--tta/--no-tta",
     default=None,
-    help="Average over mirror images, whatever the quality.",
+    help="Average over all four mirror images, or none, whatever the quality.",
 )
 @click.option(
     "--skip-empty/--all-tiles",

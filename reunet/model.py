@@ -47,7 +47,7 @@ class Model:
             bundle.tile,
             bundle.smallest,
             bundle.architecture.divisor,
-            mirror=options.mirrors,
+            views=options.views,
             step=options.step_of(bundle.step),
             batch=self.batch,
             skip=options.skip_empty,

@@ -12,6 +12,7 @@ DECODERS = ("field", "regrow", "paper")  # of `instances.peaks` (field) and `ins
 ENCODINGS = ("paper", "thin")  # of `instances.encode`
 QUALITIES = ("fast", "standard", "best")
 LAYOUTS = ("viewer", "challenge")  # of label files, see `io.labels`
+VIEWS_OF = {"fast": 1, "standard": 2, "best": 4}  # of a tile, by quality: itself and mirror images
 FINE_STEP = 0.5  # of a tile, that `best` puts its tiles apart: nnU-Net's
 SMALLEST_CELL = 16  # px: the decoders drop what is smaller
 
@@ -26,7 +27,7 @@ class Options:
     quality: str = "standard"  # of QUALITIES: how much time accuracy may take, see below
     decoder: str | None = None  # of DECODERS (None: the bundle's)
     vote: bool = True  # folds vote on cells; else their logits are averaged (paper §2.7)
-    tta: bool | None = None  # average over the four mirror images (None: as `quality` says)
+    tta: bool | None = None  # average over all four mirror images (None: as `quality` says)
     skip_empty: bool = True  # tiles on which nothing is to be seen are background
     enlarge: bool = True  # of bundles without a size of cells: a second pass over small cells
     diameter: float | None = None  # px, of the typical cell (None: estimated for every image)
@@ -55,9 +56,12 @@ class Options:
             raise ValueError(f"step {self.step}: choose a share of a tile, above 0 and up to 1")
 
     @property
-    def mirrors(self) -> bool:
-        """Whether there is test-time augmentation: in all levels of quality but `fast`."""
-        return self.quality != "fast" if self.tta is None else self.tta
+    def views(self) -> int:
+        """How many views of a tile are averaged, itself and mirror images: 1 is no test-time
+        augmentation."""
+        if self.tta is None:
+            return VIEWS_OF[self.quality]
+        return max(VIEWS_OF.values()) if self.tta else 1
 
     def step_of(self, bundle: float) -> float:
         """Distance of tiles as a share of one: half a tile for the `best`, else the bundle's."""

@@ -29,13 +29,15 @@ from reunet.inference.scale import (
 )
 from reunet.inference.size import Estimate, part_of
 from reunet.inference.sliding_window import CLASSES, map_image
-from reunet.inference.tiles import content_box
+from reunet.inference.tiles import Tiling, content_box
 from reunet.instances.overlap import agreement
 from reunet.model import Model
 from reunet.options import Options
 
 FACTORS = (0.5**0.5, 2**0.5, 2.0)  # on the estimated diameter, tried beside it
-SHOWN = 832  # px, edge of a part with its cells at the estimated size: four of the usual tiles
+# px, edge of a part with its cells at the estimated size: three tiles side by side, four at 0.7
+SHOWN = 720
+STEP = 1.0  # of a tile: neighbours need no overlap to tell the scale
 SURE = 0.97  # score of the estimate from which no other is tried
 CROWDED = 0.6  # share of a part that is cells, from which no larger one is: neighbours would merge
 MISFIT = 0.2  # taken off the score, times the log of measured over assumed diameter …
@@ -119,7 +121,7 @@ def search_scale(
     parts = [part_of(view, middle, wanted / estimate.diameter, SHOWN) for view, middle in pairs]
     insides = [view[content_box(view.transpose(2, 0, 1))] for view in views]
     scaling = scaling_from(np.sum([histogram(inside) for inside in insides], axis=0))
-    unmirrored = replace(options, tta=False, step=None)
+    tiling = model.tiling(replace(options, tta=False, step=STEP))
 
     def zoom_of(diameter: float) -> float:
         return min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
@@ -128,7 +130,7 @@ def search_scale(
 
     def look(diameter: float) -> Found:
         zoom = zoom_of(diameter)
-        return _joined([_look(p, zoom, scaling, model, unmirrored) for p in parts], zoom, shapes)
+        return _joined([_look(p, zoom, scaling, model, tiling) for p in parts], zoom, shapes)
 
     diameters = {factor: factor * estimate.diameter for factor in FACTORS}
     possible = [f for f, d in diameters.items() if zoom_for(d, wanted, of)[0] == wanted / d]
@@ -150,14 +152,14 @@ def _joined(looks: Sequence[Seen], zoom: float, shapes: Sequence[tuple[int, int]
     return Found(confidence, measured, np.concatenate(drawn))
 
 
-def _look(part: np.ndarray, zoom: float, scaling: Scaling, model: Model, options: Options) -> Seen:
+def _look(part: np.ndarray, zoom: float, scaling: Scaling, model: Model, tiling: Tiling) -> Seen:
     """The cells of a part at a zoom, and how probable its pixels are a cell's."""
     # It is not needed before the first tile.
     from reunet.instances.peaks import decode_field
 
     shown = scale_image(part, scaled_shape(part.shape, zoom))
     shape = shown.shape[0], shown.shape[1]
-    voters, tiling = model.ensembles(vote=False), model.tiling(options)
+    voters = model.ensembles(vote=False)
     maps = map_image(lambda top, bottom: shown[top:bottom], shape, scaling, voters, tiling)
     assert maps.fields is not None
     assert maps.foreground is not None

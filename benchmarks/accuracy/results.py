@@ -26,10 +26,11 @@ from reunet.io.meta import read_meta
 from reunet.network.bundle import STUDENT, open_bundle, write_card
 
 SHIPS = "what ships"
+ONCE: dict[str, object] = {"enlarge": False, "tta": True}  # and all mirror images
 TOGETHER: dict[str, tuple[str, dict[str, object]]] = {  # name, choices
-    "paper": ("paper's way", {"decoder": "paper", "vote": False, "enlarge": False}),
-    "averaged": ("averaged", {"vote": False, "enlarge": False}),
-    "votes": ("votes", {"enlarge": False}),
+    "paper": ("paper's way", {"decoder": "paper", "vote": False, **ONCE}),
+    "averaged": ("averaged", {"vote": False, **ONCE}),
+    "votes": ("votes", {**ONCE}),
     "fast": ("fast", {"quality": "fast"}),
     "best": ("best", {"quality": "best"}),
     "ships": (SHIPS, {}),
@@ -114,13 +115,13 @@ def ways_of(stage: str, bundle: Path, last: bool, options: argparse.Namespace) -
         yield Way(FLOOR)
     if last and "folds" in options.ways and len(every) > 1:
         for fold in every:
-            alone = tuple({"enlarge": False, **unmirrored}.items())
+            alone = tuple({**ONCE, **unmirrored}.items())
             yield Way(f"{stage}, fold {fold}", bundle, (fold,), alone, options.device)
     for key, (name, own) in TOGETHER.items():
         if key in (options.ways if last else EARLIER) and not (key == "votes" and len(folds) == 1):
             choices = own | (unmirrored if key in OF_FOLDS else {})
             labels = None if own else options.out / "labels"
-            about = f"{stage}, {name}{', unmirrored' if 'tta' in choices else ''}"
+            about = f"{stage}, {name}{', unmirrored' * (choices.get('tta') is False)}"
             used = folds if key in OF_FOLDS and folds != every else None  # not the student
             yield Way(about, bundle, used, tuple(choices.items()), options.device, labels)
 

@@ -39,12 +39,13 @@ model = load_model(device=sys.argv[4])
 mark("backend and weights")
 picture = read_image(Path(sys.argv[2]))
 mark("reading")
-found = predict(picture, model, tta=sys.argv[5] == "True")
+tta = None if sys.argv[5] == "True" else False
+found = predict(picture, model, tta=tta)
 mark("from pixels to cells, with all graphs")
 write_label(Path(sys.argv[3]) / "x_label.tiff", found.labels)
 mark("writing")
 marks |= {f"({step} of these)": (seconds, None) for step, seconds in found.seconds.items()}
-again = predict(picture, model, tta=sys.argv[5] == "True").seconds
+again = predict(picture, model, tta=tta).seconds
 marks["(the network once more)"] = again["network"], None
 print(json.dumps(marks))
 """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reunet.inference.second_pass import LARGEST, enlarged, few_tiles
-from reunet.inference.tiles import STEP, WIDE_STEP, tile_starts
+from reunet.inference.tiles import FLIPS, STEP, WIDE_STEP, tile_starts
 from reunet.options import Options
 
 if TYPE_CHECKING:
@@ -27,16 +27,15 @@ SECONDS_PER_MEGAPIXEL = 10.0  # and for any image smaller than that
 RESERVE = 0.2  # share kept back: instances, writing, and machines that slow down under load
 Tile = tuple[int, int]  # px, (h, w)
 TileSeconds = dict[Tile, float]  # seconds of a pass of one network, by tile
-MIRRORED = 4  # passes of a tile with mirroring: itself and three mirror images
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an image gets: the first `folds` networks, mirror images or not, tiles `step` apart, and
-    a second pass if its cells are small."""
+    """What an image gets: the first `folds` networks, so many `views` of each tile (itself and
+    mirror images), tiles `step` apart, and a second pass if its cells are small."""
 
     folds: int
-    mirror: bool
+    views: int
     step: float = STEP
     second_pass: bool = False
 
@@ -55,30 +54,30 @@ class Plan:
             len(tile_starts(max(n, edge), edge, tiling.step))
             for n, edge in zip(shape, tile, strict=True)
         )
-        return rows * columns * prod(tile) * self.folds * (MIRRORED if self.mirror else 1)
+        return rows * columns * prod(tile) * self.folds * self.views
 
     def __str__(self) -> str:
-        mirrors = "mirroring" if self.mirror else "no mirroring"
+        mirrors = f"{self.views} views of a tile" if self.views > 1 else "no mirroring"
         return f"{self.folds} fold{'s' * (self.folds > 1)}, {mirrors}, tiles {self.step:g} apart"
 
 
 def plans(
-    folds: int, mirror: bool = True, second_pass: bool = True, step: float = STEP
+    folds: int, views: int = len(FLIPS), second_pass: bool = True, step: float = STEP
 ) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
     By what each gives on the validation images (docs/results.md): the second pass more than
     mirroring, folds that vote more than either, overlap the least.
-    mirror, second_pass: whether mirror images and a second pass may be used at all. step: of tiles,
-    where time allows it.
+    views: of a tile, and step: of tiles, where time allows them. second_pass: whether there may be
+    one at all.
     """
-    whole = [Plan(folds, True, step)] if mirror else []
-    whole += [Plan(folds, False, s) for s in dict.fromkeys((step, max(step, WIDE_STEP)))]
+    whole = [Plan(folds, views, step)] if views > 1 else []
+    whole += [Plan(folds, 1, s) for s in dict.fromkeys((step, max(step, WIDE_STEP)))]
     if second_pass:
         yield from (replace(plan, second_pass=True) for plan in whole)
     yield from whole
     for count in range(folds - 1, 0, -1):
-        yield Plan(count, False, WIDE_STEP)
+        yield Plan(count, 1, WIDE_STEP)
 
 
 def allowance(budget: str, shape: tuple[int, int]) -> float:
@@ -134,7 +133,7 @@ def fit(
     seconds -= time.perf_counter() - started
     per_pixel = tile_seconds[tile] / prod(tile)
     second_pass = model.looks_twice(options) and prod(shape) <= LARGEST
-    candidates = plans(len(model.folds), options.mirrors, second_pass, tiling.step)
+    candidates = plans(len(model.folds), options.views, second_pass, tiling.step)
     plan, fits = choose(seconds, per_pixel, shape, tiling, candidates)
     needed = plan.pixels(shape, tiling) * per_pixel
     note = f"{plan}: about {needed:.1f} s of {max(seconds, 0):.1f} s"
@@ -142,7 +141,8 @@ def fit(
         note = f"{note}; no second pass if cells are small"
     if not fits:
         note = f"{note}, the least there is; it may take longer than allowed"
-    asked = replace(options, tta=plan.mirror, step=plan.step, enlarge=plan.second_pass)
+    tta = options.tta if plan.views == options.views else False
+    asked = replace(options, tta=tta, step=plan.step, enlarge=plan.second_pass)
     return model.first(plan.folds), asked, f"time allows {note}"
 
 

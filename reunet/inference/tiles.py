@@ -20,6 +20,7 @@ Window = tuple[slice, slice]  # rows, columns
 Margins = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
 Flip = tuple[int, ...]  # axes of (…, h, w)
 FLIPS: Sequence[Flip] = ((), (-2,), (-1,), (-2, -1))  # none, upside down, left to right, both
+VIEWS = {1: FLIPS[:1], 2: (FLIPS[0], FLIPS[-1]), 4: FLIPS}  # by how many: 2 are turned by 180°
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Tiling:
     tile: int  # px, edge of a tile; a multiple of divisor
     smallest: int  # px, shortest edge an image is padded to: the training patch
     divisor: int  # px, edges that the network takes are multiples (`Architecture.divisor`)
-    mirror: bool = True  # average over the four mirror images
+    views: int = len(FLIPS)  # of VIEWS: average over so many mirror images, itself counted
     step: float = STEP  # of a tile: distance of neighbours
     stretch: float = STRETCH  # of a tile: longest axis that gets one that holds it, not two
     batch: int = 1  # tiles × mirror images that the network is given at once
@@ -37,7 +38,9 @@ class Tiling:
     outputs: int = 3  # channels of the network's output (`Architecture.outputs`)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for edges that the network cannot take."""
+        """Raises ValueError for edges that the network cannot take and views that there are not."""
+        if self.views not in VIEWS:
+            raise ValueError(f"views is {self.views}: choose from {[*VIEWS]}")
         if self.stretch < 1:
             raise ValueError(f"stretch is {self.stretch}: a tile's edge times 1 or more")
         if not 1 <= self.smallest <= self.tile:
@@ -50,7 +53,10 @@ class Tiling:
 
     @property
     def longest(self) -> int:
-        """Longest edge of a tile in px."""
+        """Longest edge of a tile in px. Where none is smaller than a full one, none is longer: all
+        have the size of the training's patches, and the graph that is loaded for it serves all."""
+        if self.smallest == self.tile:
+            return self.tile
         return int(self.stretch * self.tile) // self.divisor * self.divisor
 
     def edge(self, length: int) -> int:
@@ -67,7 +73,7 @@ class Tiling:
     @property
     def flips(self) -> Sequence[Flip]:
         """The mirror images to average over."""
-        return FLIPS if self.mirror else FLIPS[:1]
+        return VIEWS[self.views]
 
 
 def tile_starts(length: int, tile: int, step: float = STEP) -> list[int]:

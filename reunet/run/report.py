@@ -52,7 +52,7 @@ SHARE = 50  # … and as many times as long as the last one took: thousands of i
 def describe(model: Model, options: Options, settings: Mapping[str, str | bool]) -> dict[str, Any]:
     """What a report says of a run before it begins. settings: of the command, beside options."""
     model, bundle, choices = model.at(options.quality), model.bundle, asdict(options)
-    choices["tta"] = options.mirrors
+    choices["tta"], choices["views"] = options.views > 1, options.views
     choices["vote"] = options.vote and len(model.networks) > 1  # one fold has nobody to vote with
     return {
         "reunet": reunet.__version__,

@@ -49,7 +49,7 @@ def settings_line(model: Model, options: Options) -> str:
     """
     model = model.at(options.quality)
     weights = f"weights {model_hash(model)} folds {','.join(model.folds)}"
-    choices = "mirrored" if options.mirrors else "not mirrored"
+    choices = f"{options.views} views of a tile" if options.views > 1 else "not mirrored"
     choices += ", all tiles" * (not options.skip_empty) + ", one scale" * (not options.enlarge)
     choices += ", averaged" * (not options.vote)
     choices += f", cells of {options.diameter:g} px" if options.diameter else ""

@@ -179,6 +179,11 @@ def run(
     help="Label by the cells that the folds agree on, or by the mean of what they see."
     "  [default: compact votes; paper averages]",
 )
+@click.option(
+    "--steady/--one-scale",
+    default=None,
+    help="Ignore cells that are not found again at other scales.  [default: compact does]",
+)
 @click.option("--reject/--keep-all", default=REJECT, help="Leave out labels that cannot be right.")
 @click.option(
     "--ratio",
@@ -197,6 +202,7 @@ def selftrain(
     dry_run: bool,
     ratio: float | None,
     vote: bool | None,
+    steady: bool | None,
     root: Path,
     preset: str,
     start: str | None,
@@ -217,6 +223,7 @@ def selftrain(
     share = ratio or (PSEUDO_SHARE if PRESETS[preset].balanced else None)
     teacher = start or str(layout.checkpoint(root, preset, "weightmap"))
     options["vote"] = PRESETS[preset].vote if vote is None else vote
+    options["steady"] = PRESETS[preset].steady if steady is None else steady
     job = Job(preset, start=teacher, pseudo_share=share, **taken(Job))
     plan = SelfTraining(
         root, folds=tuple(folds), job=job, labelling=Labelling(**taken(Labelling)), **options

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from reunet.inference.tiles import STEP, WIDE_STEP, Tiling
+from reunet.inference.tiles import FLIPS, STEP, WIDE_STEP, Tiling
 from reunet.network.unet import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
@@ -44,6 +44,7 @@ class Preset:
     before training and inference (None: images keep their size). balanced: draw cases evenly over
     modalities and sources instead of as nnU-Net does. recolour: see `augment.Recolour`, `repaint`.
     vote: pseudo-labels are the cells that the folds agree on, not the classes of their mean.
+    steady: pseudo-labels hold no cell that is not found again at other scales.
     retraining: schedule of weight-map fine-tuning and of each round of self-training.
     """
 
@@ -61,6 +62,7 @@ class Preset:
     balanced: bool = False
     recolour: bool = False
     vote: bool = False
+    steady: bool = False
 
     def schedule(self, stage: str) -> Schedule:
         """The schedule of a stage in STAGES."""
@@ -71,7 +73,8 @@ class Preset:
     def tiling(self, mirror: bool) -> Tiling:
         """How images are cut for the network in labelling and validation."""
         divisor = self.architecture.divisor
-        return Tiling(self.tile, self.patch, divisor, mirror=mirror, step=self.step)
+        views = len(FLIPS) if mirror else 1
+        return Tiling(self.tile, self.patch, divisor, views=views, step=self.step)
 
     @property
     def step(self) -> float:
@@ -107,6 +110,6 @@ PRESETS = {
         COMPACT, patch=256, tile=256, batch=6, optimiser="adamw", weight_decay=1e-2,
         baseline=Schedule(100, 1e-3), retraining=Schedule(40, 1e-3),
         iterations_per_epoch=100, zoom=(0.67, 1.5), diameter=30.0, balanced=True, recolour=True,
-        vote=True,
+        vote=True, steady=True,
     ),
 }  # fmt: skip

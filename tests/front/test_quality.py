@@ -29,18 +29,18 @@ def test_fast_is_the_first_fold_without_mirror_images_and_says_so(bundle: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "mirror", "step"),
+    ("options", "views", "step"),
     [
-        (Options(quality="fast"), False, 0.75),
-        (Options(), True, 0.75),
-        (Options(quality="best"), True, 0.5),
-        (Options(quality="best", tta=False), False, 0.5),
-        (Options(quality="fast", tta=True, step=1.0), True, 1.0),
+        (Options(quality="fast"), 1, 0.75),
+        (Options(), 2, 0.75),
+        (Options(quality="best"), 4, 0.5),
+        (Options(quality="best", tta=False), 1, 0.5),
+        (Options(quality="fast", tta=True, step=1.0), 4, 1.0),
     ],
 )
-def test_what_a_level_gives_the_sliding_window(options: Options, mirror: bool, step: float) -> None:
+def test_what_a_level_gives_the_sliding_window(options: Options, views: int, step: float) -> None:
     tiling = load_model(device="cpu").tiling(options)
-    assert (tiling.mirror, tiling.step) == (mirror, step)
+    assert (tiling.views, tiling.step) == (views, step)
 
 
 def test_levels_are_told_apart_by_the_origin_but_not_from_the_same_flags(bundle: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_work_is_tiles_times_folds_and_mirror_images(
 ) -> None:
     tile = TILING.edge(shape[0]), TILING.edge(shape[1])
     tiles = len(list(tile_windows(shape, tile, plan.step)))
-    expected = tiles * prod(tile) * plan.folds * (4 if plan.mirror else 1)
+    expected = tiles * prod(tile) * plan.folds * plan.views
     assert plan.pixels(shape, TILING) == expected
 
 
@@ -47,17 +47,18 @@ def test_plans_get_cheaper_and_end_with_the_least(look: bool) -> None:
     costs = [plan.pixels(SHAPE, TILING) for plan in plans(5) if plan.second_pass == look]
     assert all(better > worse for better, worse in pairwise(costs))
     first, *_, least = plans(5)
-    assert first == Plan(5, True, second_pass=True)
-    assert least == Plan(1, False, WIDE_STEP)
+    assert first == Plan(5, 4, second_pass=True)
+    assert least == Plan(1, 1, WIDE_STEP)
 
 
 def test_folds_are_given_up_last_and_the_second_look_after_mirroring() -> None:
     order = list(plans(5))
     assert [plan.folds for plan in order] == [5] * 6 + [4, 3, 2, 1]
-    assert [(plan.mirror, plan.second_pass) for plan in order[:5]] == [
-        (True, True), (False, True), (False, True), (True, False), (False, False)
+    assert [(plan.views, plan.second_pass) for plan in order[:5]] == [
+        (4, True), (1, True), (1, True), (4, False), (1, False)
     ]  # fmt: skip
-    assert not any(plan.mirror for plan in plans(5, mirror=False))
+    assert {plan.views for plan in plans(5, views=2)} == {1, 2}
+    assert {plan.views for plan in plans(5, views=1)} == {1}
     assert not any(plan.second_pass for plan in plans(5, second_pass=False))
 
 

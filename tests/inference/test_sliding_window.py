@@ -99,16 +99,26 @@ def test_a_mirrored_image_has_the_mirrored_logits(networks: list[Network], axis:
     np.testing.assert_allclose(back, predict_logits(image, Average(networks), DEFAULT), atol=1e-4)
 
 
+def test_two_views_are_the_image_and_itself_turned(networks: list[Network]) -> None:
+    image, one = NUCLEI[:PATCH, :PATCH], replace(DEFAULT, views=1)
+    upright = predict_logits(image, Average(networks), one)
+    turned = predict_logits(np.rot90(image, 2), Average(networks), one)
+    both = predict_logits(image, Average(networks), replace(DEFAULT, views=2))
+    expected = (upright + np.rot90(turned, 2, axes=(1, 2))) / 2
+    np.testing.assert_allclose(both, expected, atol=1e-4)
+    assert not np.allclose(both, upright, atol=1e-4)
+
+
 def pointwise(pixels: np.ndarray) -> np.ndarray:
     return np.stack([pixels[:, 0] * 2, pixels[:, 1] - pixels[:, 2], pixels[:, 2] ** 2], axis=1)
 
 
-@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("views", [4, 2, 1])
 @each_image
-def test_tiles_of_a_pointwise_network_make_the_whole(image: np.ndarray, mirror: bool) -> None:
+def test_tiles_of_a_pointwise_network_make_the_whole(image: np.ndarray, views: int) -> None:
     scaled = scaled_content(image)
     whole = pointwise(scaled[None])[0]
-    tiling = Tiling(tile=24, smallest=8, divisor=4, mirror=mirror)
+    tiling = Tiling(tile=24, smallest=8, divisor=4, views=views)
     tiled = predict_scaled(scaled, Average([pointwise]), tiling)
     np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
 
@@ -153,7 +163,7 @@ def test_small_images_get_small_tiles(shape: tuple[int, int], expected: tuple[in
     scaled = np.zeros((3, *shape), np.float32)
     predict_scaled(scaled, Average([spy]), Tiling(tile=512, smallest=256, divisor=64))
     assert seen == {(1, 3, *expected)}
-    predict_scaled(scaled, Average([spy]), Tiling(tile=512, smallest=512, divisor=64, mirror=False))
+    predict_scaled(scaled, Average([spy]), Tiling(tile=512, smallest=512, divisor=64, views=1))
     assert seen == {(1, 3, *expected), (1, 3, 512, 512)}
 
 
@@ -176,10 +186,15 @@ def test_axes_a_little_longer_than_a_tile_get_one(
         return pixels
 
     scaled = np.random.default_rng(0).standard_normal((3, *shape), np.float32)
-    tiling = Tiling(tile=512, smallest=320, divisor=32, mirror=False)
+    tiling = Tiling(tile=512, smallest=320, divisor=32, views=1)
     np.testing.assert_allclose(predict_scaled(scaled, Average([spy]), tiling), scaled, rtol=1e-5)
     assert seen == [expected] * (1 if max(shape) <= 640 else 2)
     assert tiling.longest == 640
+
+
+def test_all_tiles_have_the_size_of_the_patches_where_none_is_smaller() -> None:
+    tiling = Tiling(tile=256, smallest=256, divisor=32)
+    assert [tiling.edge(length) for length in (20, 256, 257, 320, 900)] == [256] * 5
 
 
 def test_networks_run_once_per_tile_and_mirror_image() -> None:
@@ -194,6 +209,8 @@ def test_networks_run_once_per_tile_and_mirror_image() -> None:
 
 
 def test_unusable_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="views is 3"):
+        Tiling(tile=256, smallest=256, divisor=256, views=3)
     with pytest.raises(ValueError, match="multiples of 256"):
         Tiling(tile=320, smallest=256, divisor=256)
     with pytest.raises(ValueError, match=r"1\.\.512"):
@@ -228,8 +245,8 @@ def contextual(tiles: np.ndarray) -> np.ndarray:
     "tiling",
     [
         DEFAULT,
-        replace(THRIFTY, mirror=False),
-        replace(DEFAULT, step=0.75, mirror=False),
+        replace(THRIFTY, views=1),
+        replace(DEFAULT, step=0.75, views=1),
         replace(DEFAULT, batch=12),
         replace(DEFAULT, skip=True),
     ],
@@ -304,8 +321,8 @@ def test_a_band_leaves_before_the_next_row_of_tiles_is_read() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 8, 11, 100])
-@pytest.mark.parametrize("mirror", [True, False])
-def test_batches_change_the_number_of_calls_alone(mirror: bool, batch: int) -> None:
+@pytest.mark.parametrize("views", [4, 2, 1])
+def test_batches_change_the_number_of_calls_alone(views: int, batch: int) -> None:
     sizes = []
 
     def spy(tiles: np.ndarray) -> np.ndarray:
@@ -313,7 +330,7 @@ def test_batches_change_the_number_of_calls_alone(mirror: bool, batch: int) -> N
         sizes.append(len(tiles))
         return pointwise(tiles) * np.linspace(0, 1, tiles.shape[3], dtype=np.float32)
 
-    tiling = replace(DEFAULT, mirror=mirror)
+    tiling = replace(DEFAULT, views=views)
     expected = predict_logits(NUCLEI, Average([spy]), tiling)
     images = sum(sizes)
     sizes.clear()
@@ -331,7 +348,7 @@ def test_wide_steps_need_fewer_tiles() -> None:
         calls.append(len(tiles))
         return tiles
 
-    tiling = replace(DEFAULT, mirror=False)
+    tiling = replace(DEFAULT, views=1)
     whole = predict_logits(BLOOD, Average([spy]), tiling)
     assert len(calls) == 4 * 4  # 131 × 151, every 32 px or less
     calls.clear()
@@ -349,7 +366,7 @@ def test_an_ensemble_averages_as_it_likes() -> None:
             return pointwise(tiles)
 
     logits = predict_logits(NUCLEI, OnDevice(), replace(DEFAULT, batch=8))
-    expected = predict_logits(NUCLEI, Average([pointwise]), replace(DEFAULT, mirror=False))
+    expected = predict_logits(NUCLEI, Average([pointwise]), replace(DEFAULT, views=1))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -382,7 +399,7 @@ def test_tiles_on_glass_are_skipped_and_the_others_keep_their_classes(
         calls.append(len(tiles))
         return networks[0](tiles)
 
-    tiling = replace(DEFAULT, mirror=False)
+    tiling = replace(DEFAULT, views=1)
     everything = classify(image, Average([counted]), tiling)
     of_all = len(calls)
     calls.clear()

@@ -30,7 +30,7 @@ from reunet.options import Options
 from reunet.pipeline import see
 from reunet.survey import survey
 
-TILING = Tiling(tile=512, smallest=32, divisor=32, mirror=False)
+TILING = Tiling(tile=512, smallest=32, divisor=32, views=1)
 
 
 def disks(diameter: int, gap: int, size: int = 240) -> np.ndarray:
@@ -190,7 +190,7 @@ def test_a_budget_knows_the_tiles_of_the_second_look(edge: int, tiles: int) -> N
     image = pictured(disks(14, 2, edge))
     classify_enlarged(image, Average([spy]), TILING)
     assert len(seen) == tiles
-    once, twice = (budget.Plan(1, mirror=False, second_pass=look) for look in (False, True))
+    once, twice = (budget.Plan(1, views=1, second_pass=look) for look in (False, True))
     pixels = (plan.pixels((edge, edge), TILING) for plan in (twice, once))
     assert next(pixels) - next(pixels) == sum(height * width for height, width in seen)
 

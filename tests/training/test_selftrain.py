@@ -22,6 +22,7 @@ import tifffile
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from scipy import ndimage
 from scipy.special import softmax
 
 from processes import TOGETHER, descendants, left_of
@@ -29,7 +30,7 @@ from reunet.inference.normalise import normalise_channels
 from reunet.inference.sliding_window import Maps, stored_field
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
-from reunet.instances.encode import encode
+from reunet.instances.encode import INTERIOR, encode
 from reunet.instances.weight_map import weight_map
 from reunet.io.images import read_label
 from reunet.metric import score_pair
@@ -46,6 +47,7 @@ from reunet.training.release.history import load_checkpoint, started_from, summa
 from reunet.training.selftrain import pseudo, rounds, teacher, unlabelled
 from reunet.training.selftrain.expected import Expected, expectations, why_rejected
 from reunet.training.selftrain.parallel import run_each
+from reunet.training.selftrain.steady import SAME, differing, without_unsteady
 
 TINY = PRESETS["tiny"]
 
@@ -333,6 +335,65 @@ def store(plan: rounds.SelfTraining, **options: Any) -> tuple[pseudo.Round, Any,
     confidence[40:] = 0.6
     seen = teacher.Opinion(classes, confidence, Maps(classes[np.newaxis]))
     return how, image, classes, pseudo.store_label(how, image, seen)
+
+
+def test_cells_of_one_scale_alone_are_unsteady() -> None:
+    """By the definition, pixel by pixel and cell by cell."""
+    rng = np.random.default_rng(5)
+    maps = [np.kron(rng.integers(0, 9, (6, 8)), np.ones((5, 5), np.int32)) for _ in range(3)]
+    maps[1] = np.where(rng.random(maps[0].shape) < 0.2, maps[1], maps[0])  # much as the first
+
+    def steady(cell: int) -> bool:
+        one = maps[0] == cell
+        return any(
+            (one & (other == n)).sum() / (one | (other == n)).sum() >= SAME
+            for other in maps[1:]
+            for n in range(1, 9)
+        )
+
+    sure = [cell for cell in range(1, 9) if steady(cell)]
+    assert 0 < len(sure) < 8
+    expected = np.any(maps, axis=0) & ~np.isin(maps[0], sure)
+    np.testing.assert_array_equal(differing(maps[0], maps[1:]), expected)
+
+
+def test_a_cell_that_one_scale_alone_shows_is_marked() -> None:
+    """The network sees the dim square in the image as it is, and the bright ones at all scales."""
+    content = np.zeros((3, 1, 96, 96), np.float32)
+    content[:, 0, 8:40, 8:40] = 1
+    content[:, 0, 52:88, 52:88] = 0.5
+    seen_at = []
+
+    def network(tiles: np.ndarray) -> np.ndarray:
+        seen_at.append(tiles[:, 0].mean())
+        least = 0.3 if len(seen_at) == 1 else 0.7
+        none = np.zeros_like(tiles[:, 0])
+        return np.stack([none, np.where(tiles[:, 0] > least, 5.0, -5.0), none - 9], axis=1)
+
+    def cells_of(seen: teacher.Opinion) -> np.ndarray:
+        return np.asarray(ndimage.label(seen.classes == INTERIOR)[0], np.int32)
+
+    tiling = Tiling(256, 96, 8, views=1)
+    seen = teacher.look_at(content, [network], tiling)
+    marked = without_unsteady(seen, content, [network], tiling, cells_of)
+    assert len(seen_at) == 3
+    np.testing.assert_array_equal(marked.unsteady, content[0, 0] == 0.5)
+
+
+def test_unsteady_pixels_teach_nothing_and_are_no_cell(plan: rounds.SelfTraining) -> None:
+    how, image, classes, row = store(plan)
+    before = open_blosc(how.target / f"{image.case}_seg.b2nd")[0, 0]
+    instances = decode(classes, "regrow", "paper")
+    gone = instances == 1
+    seen = teacher.Opinion(
+        classes, np.ones(classes.shape, np.float16), Maps(classes[np.newaxis]), unsteady=gone
+    )
+    less = pseudo.store_label(how, image, seen)
+    after = open_blosc(how.target / f"{image.case}_seg.b2nd")[0, 0]
+    np.testing.assert_array_equal(after, np.where(gone, IGNORE, before))
+    assert less["cells"] == row["cells"] - 1
+    label = read_label(how.folder / "labels" / "image3_label.tiff")
+    assert np.unique(label).tolist() == list(range(row["cells"]))
 
 
 def test_a_pseudo_label_is_one_hot_with_its_own_weight_map(plan: rounds.SelfTraining) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reunet.errors import ImageError
-from reunet.inference.tiles import FLIPS, Tiling, tile_starts
+from reunet.inference.tiles import Tiling, tile_starts
 from reunet.io.images import list_images, read_image
 from reunet.training import layout
 from reunet.training.data.dataset import cases_folder, read_json
@@ -19,6 +19,7 @@ from reunet.training.fit.device import as_network
 from reunet.training.fit.start import load_network
 from reunet.training.presets import PRESETS
 from reunet.training.selftrain.rounds import ENDS, SelfTraining
+from reunet.training.selftrain.steady import SCALES
 from reunet.training.selftrain.teacher import find_teacher
 
 SAMPLED = 20  # labelled cases whose size on disk tells that of the others
@@ -81,8 +82,10 @@ def hours(
     """Hours of labelling and of training in one round."""
     preset = PRESETS[plan.preset]
     tile = seconds_per_tile(plan, checkpoint)
-    count = sum(tiles(shape, preset.tiling(plan.labelling.tta)) for shape in shapes)
-    passes = count * len(plan.folds) * (len(FLIPS) if plan.labelling.tta else 1)
+    tiling = preset.tiling(plan.labelling.tta)
+    passes = sum(tiles(shape, tiling) for shape in shapes) * len(plan.folds) * tiling.views
+    if plan.labelling.steady:
+        passes *= 1 + sum(scale**2 for scale in SCALES)
     labelling = passes * tile / 3600 / min(plan.jobs, os.cpu_count() or 1)
     epochs = plan.job.epochs or preset.retraining.epochs
     patch = plan.job.patch or preset.patch

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reunet.training.data.labels import find_label, read_instances
 from reunet.training.fit.loss import IGNORE
 from reunet.training.presets import PRESETS, REJECT, THRESHOLD
 from reunet.training.selftrain.expected import Expected, median_diameter, why_rejected
+from reunet.training.selftrain.steady import without_unsteady
 from reunet.training.selftrain.teacher import Opinion, agreed_cells, look_at
 from reunet.training.selftrain.unlabelled import UnlabelledImage
 
@@ -37,12 +39,15 @@ class Labelling:
     """How a teacher's labels are made.
 
     vote: by the cells that its folds agree on, instead of the classes of their mean. threshold:
-    confidence under which a pixel is ignored. reject: leave images out by `expected.why_rejected`.
-    tta: average over mirror images. truth: folder of true labels by name, to be scored against.
+    confidence under which a pixel is ignored. steady: ignore cells that are not found again when
+    the image is shown larger or smaller, and what is found then alone. reject: leave images out by
+    `expected.why_rejected`. tta: average over mirror images. truth: folder of true labels by name,
+    to be scored against.
     """
 
     vote: bool = False
     threshold: float = THRESHOLD
+    steady: bool = False
     reject: bool = REJECT
     tta: bool = True
     truth: Path | None = None
@@ -101,7 +106,10 @@ def label_images(task: Round, images: list[UnlabelledImage]) -> None:
         store = layout.unlabelled_folder(task.root)
         content = blosc2.open(str(store / f"{image.case}.b2nd"), mode="r")
         try:
-            row = store_label(task, image, look_at(content, networks, tiling))
+            seen = look_at(content, networks, tiling)
+            if task.how.steady:
+                seen = without_unsteady(seen, content, networks, tiling, partial(cells_of, task))
+            row = store_label(task, image, seen)
         except MemoryError:
             row = {"rejected": "too large for the memory"}
         about = {"image": image.name, **asdict(image)}
@@ -121,6 +129,11 @@ def store_label(task: Round, image: UnlabelledImage, seen: Opinion) -> dict[str,
     instances, whole = labels_of(seen, shape, box, task)
     kept = np.zeros(whole.shape, bool)
     kept[box] = seen.confidence >= task.how.threshold
+    if seen.unsteady is not None:
+        kept[box] &= ~seen.unsteady
+        instances[box][seen.unsteady] = 0
+        _, numbers = np.unique(np.append(0, instances), return_inverse=True)  # 0 stays 0
+        instances = numbers[1:].reshape(instances.shape).astype(np.int32)
     shown = show(task, image, instances, ~kept, box)
     row: dict[str, Any] = {
         "cells": int(instances.max()),
@@ -152,11 +165,18 @@ def labels_of(
     """
     if task.how.vote:
         instances = np.zeros(shape, np.int32)
-        instances[box] = agreed_cells(seen.maps, task.encoding)
+        instances[box] = cells_of(task, seen)
         return instances, encode(instances, task.encoding)
     classes = np.zeros(shape, np.uint8)
     classes[box] = seen.classes
     return decode(classes, "regrow", task.encoding), classes
+
+
+def cells_of(task: Round, seen: Opinion) -> np.ndarray:
+    """The cells in what a teacher sees, (h, w) int32: by vote, or in the classes of the mean."""
+    if task.how.vote:
+        return agreed_cells(seen.maps, task.encoding)
+    return decode(seen.classes, "regrow", task.encoding)
 
 
 def show(

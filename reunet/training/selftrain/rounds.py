@@ -132,6 +132,7 @@ def begin(plan: SelfTraining, stage: str, start: str) -> None:
         "preset": plan.preset,
         "vote": plan.labelling.vote,
         "threshold": plan.labelling.threshold,
+        "steady": plan.labelling.steady,
         "reject": plan.labelling.reject,
         "share": plan.job.pseudo_share,
         "teacher": {fold: path.stat().st_mtime_ns for fold, path in teacher.items()},

@@ -66,12 +66,14 @@ class Opinion:
     """What trained folds see in an image of h × w pixels, as it is stored.
 
     classes: (h, w) uint8, the most probable by the softmax of the folds' mean logits. confidence:
-    (h, w) float16, how probable that is, 0 to 1. maps: of each fold by itself.
+    (h, w) float16, how probable that is, 0 to 1. maps: of each fold by itself. unsteady: (h, w)
+    bool, pixels that nothing is to be learnt from, see `steady` (None: there is none).
     """
 
     classes: np.ndarray
     confidence: np.ndarray
     maps: Maps
+    unsteady: np.ndarray | None = None
 
 
 def look_at(content: Any, networks: Sequence[Network], tiling: Tiling) -> Opinion:
