@@ -12,7 +12,7 @@ from typing import Any
 from reunet.errors import DeviceError, ReUNetError, WeightsError, message_of, warn
 from reunet.inference.ensemble import Ensemble, Network
 from reunet.inference.second_pass import few_tiles
-from reunet.inference.tiles import Tiling
+from reunet.inference.tiles import STRETCH, STRETCH_OF_SIZED, Tiling
 from reunet.network.bundle import STUDENT, Bundle, choose_folds, open_bundle
 from reunet.network.ensemble import Fold, Gpu, GpuFold, SizeFold, ensemble_of
 from reunet.network.precision import Precision, choose_precision
@@ -49,6 +49,7 @@ class Model:
             bundle.architecture.divisor,
             views=options.views,
             step=options.step_of(bundle.step),
+            stretch=STRETCH_OF_SIZED if bundle.diameter else STRETCH,
             batch=self.batch,
             skip=options.skip_empty,
             outputs=bundle.architecture.outputs,

@@ -11,6 +11,7 @@ from math import ceil
 import numpy as np
 
 STEP = 0.5  # of a tile: neighbours overlap by half
+STRETCH_OF_SIZED = 1.0  # of weights that bring cells to a size: one graph serves all tiles
 WIDE_STEP = 0.75  # … or by a quarter: 2.25 times fewer tiles on large images
 STRETCH = 1.25  # a 640×640 image costs 1.6 tiles of 512×512 instead of 4, cells as good
 SIGMA = 1 / 8  # of a tile: width of the weight map
@@ -53,10 +54,7 @@ class Tiling:
 
     @property
     def longest(self) -> int:
-        """Longest edge of a tile in px. Where none is smaller than a full one, none is longer: all
-        have the size of the training's patches, and the graph that is loaded for it serves all."""
-        if self.smallest == self.tile:
-            return self.tile
+        """Longest edge of a tile in px."""
         return int(self.stretch * self.tile) // self.divisor * self.divisor
 
     def edge(self, length: int) -> int:

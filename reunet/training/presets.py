@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from reunet.inference.tiles import FLIPS, STEP, WIDE_STEP, Tiling
+from reunet.inference.tiles import FLIPS, STEP, STRETCH, STRETCH_OF_SIZED, WIDE_STEP, Tiling
 from reunet.network.unet import COMPACT, PAPER, Architecture
 
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's
@@ -74,7 +74,8 @@ class Preset:
         """How images are cut for the network in labelling and validation."""
         divisor = self.architecture.divisor
         views = len(FLIPS) if mirror else 1
-        return Tiling(self.tile, self.patch, divisor, views=views, step=self.step)
+        stretch = STRETCH_OF_SIZED if self.diameter else STRETCH
+        return Tiling(self.tile, self.patch, divisor, views, self.step, stretch)
 
     @property
     def step(self) -> float:

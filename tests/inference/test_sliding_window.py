@@ -41,9 +41,11 @@ from reunet.inference.sliding_window import (
 )
 from reunet.inference.tiles import FLIPS, Flip, Tiling, Window, content_box
 from reunet.io.images import read_image, read_label
+from reunet.model import load_model
 from reunet.network.torch_backend import TorchNetwork
 from reunet.network.unet import build
 from reunet.options import SMALLEST_CELL
+from reunet.training.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +194,11 @@ def test_axes_a_little_longer_than_a_tile_get_one(
     assert tiling.longest == 640
 
 
-def test_all_tiles_have_the_size_of_the_patches_where_none_is_smaller() -> None:
-    tiling = Tiling(tile=256, smallest=256, divisor=32)
-    assert [tiling.edge(length) for length in (20, 256, 257, 320, 900)] == [256] * 5
+def test_all_tiles_have_one_size_where_cells_are_brought_to_one() -> None:
+    for tiling in (load_model(device="cpu").tiling(), PRESETS["compact"].judging()):
+        assert [tiling.edge(length) for length in (20, 256, 257, 320, 900)] == [256] * 5
+    paper = PRESETS["paper"].tiling(mirror=True)
+    assert [paper.edge(length) for length in (1024, 1280, 1281)] == [1024, 1280, 1024]
 
 
 def test_networks_run_once_per_tile_and_mirror_image() -> None:

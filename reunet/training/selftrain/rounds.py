@@ -138,7 +138,8 @@ def begin(plan: SelfTraining, stage: str, start: str) -> None:
         "teacher": {fold: path.stat().st_mtime_ns for fold, path in teacher.items()},
     }
     folder, note = layout.round_folder(plan.root, stage), layout.about_round(plan.root, stage)
-    if note.exists() and (there := read_json(note)) != about:
+    there = {"steady": False, **read_json(note)} if note.exists() else about  # as it was once
+    if there != about:
         differing = ", ".join(name for name in about if there.get(name) != about[name])
         raise ValueError(
             f"{folder}: begun with another {differing}: name another --root, or take the round's "
