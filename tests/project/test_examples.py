@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import PICTURES, REUNET, ROOT, SAMPLES
 from reunet import load_model, segment
+from reunet.metric import score_pair
 from reunet.options import Options
 
 EXAMPLES = ROOT / "examples"
@@ -120,7 +121,11 @@ def test_training(images: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("nnunetv2"), reason="nnU-Net is not installed")
 def test_training_on_a_real_sample(tmp_path: Path) -> None:
-    """Eight crops of nuclei: what was held out is found as well as before, and labels are made."""
+    """Eight crops of nuclei: the F1 of two held-out ones is told as it is; all are found as before.
+
+    That minutes of training do no harm is asked of all eight: of the forty cells in the two, two
+    that are found or lost are 0.05.
+    """
     name = "bbbc039__IXMtest_D20_s9"
     pixels = np.asarray(Image.open(SAMPLES / f"images/{name}.png"))
     truth = tifffile.imread(SAMPLES / f"labels/{name}_label.tiff")
@@ -134,17 +139,24 @@ def test_training_on_a_real_sample(tmp_path: Path) -> None:
     weights, found = tmp_path / "weights", tmp_path / "found"
     told = run("train.sh", *folders, weights, folders[0], found, "--hours", "0.03")
     assert "F1 on 2 held-out images: " in told
-    with (weights / "evaluation.csv").open() as file:
-        rows = list(csv.DictReader(file))
     [log] = weights.rglob("training.csv")
     with log.open() as file:
         assert 0 < max(float(row["lr"]) for row in csv.DictReader(file)) < 1.1e-4  # of 1e-3
-    before, after = (np.mean([float(row[when]) for row in rows]) for when in ("before", "after"))
-    assert before > 0.7
-    assert after > before - 0.03
-    for n in range(8):
-        assert tifffile.imread(found / f"crop{n}_label.tiff").max() > 3
-        assert (found / f"crop{n}_overlay.png").exists()
+    before, after = {}, {}
+    for path in sorted(folders[0].iterdir()):
+        cells = tifffile.imread(folders[1] / f"{path.stem}_label.tiff")
+        labels = tifffile.imread(found / f"{path.stem}_label.tiff")
+        before[path.name] = score_pair(cells, segment(path, load_model(device="cpu"))).f1
+        after[path.name] = score_pair(cells, labels).f1
+        assert (found / f"{path.stem}_overlay.png").exists()
+    assert np.mean([*before.values()]) > 0.7
+    assert np.mean([*after.values()]) > np.mean([*before.values()]) - 0.03
+    with (weights / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        assert float(row["before"]) == pytest.approx(before[row["image"]], abs=1e-4)
+        assert float(row["after"]) == pytest.approx(after[row["image"]], abs=1e-4)
 
 
 def command_of_the_module(**words: str) -> str:
