@@ -5,7 +5,7 @@ too small: parts of a cell look like cells. Near their true size the cells are f
 confidence, they measure what they were taken for, and seen somewhat larger or smaller they are
 found again, which parts of cells and heaps of them are not. So the network is shown a part of the
 image with its cells at the estimated size and, unless it is sure of them, smaller and larger.
-docs/results.md says what that wins.
+docs/experiments.md says what that wins.
 Legend: h, w pixels of a part as the network is shown it.
 """
 

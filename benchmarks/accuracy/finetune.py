@@ -69,7 +69,7 @@ def scores(data: Path, names: list[str], bundle: Path) -> list[float]:
 def main(
     data: Path, source: str, work: Path, images: int, hours: float, score: int, start: str
 ) -> None:
-    """Train, score before and after, and print one line for docs/results.md."""
+    """Train, score before and after, and print one line for docs/training.md."""
     learnt, judged = choose(data, source, images, score)
     started = time.monotonic()
     train_lab(Lab(*copy(data, learnt, work), work / "bundle", start, hours), click.echo)

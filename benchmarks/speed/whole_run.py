@@ -1,6 +1,6 @@
 """What a whole run adds to its networks' time, and the memory it holds: a folder, or a slide.
 
-    python -m benchmarks.speed.whole_run [--images 200 | --slide 10000] [--tta] [PREDICT OPTIONS]
+    python -m benchmarks.speed.whole_run [--images 200 | --slide 10000] [PREDICT OPTIONS]
 
 `reunet predict` runs on the CPU in a process of its own, in which nothing but the networks gets a
 clock, those of the first tile of each shape with the code that OpenVINO makes for it. The folder
@@ -57,8 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=200, help="of the folder")
     parser.add_argument("--slide", type=int, metavar="EDGE", help="px: a slide instead of a folder")
-    parser.add_argument("--tta", action="store_true")
-    options, further = parser.parse_known_args()
+    options, how = parser.parse_known_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         given, measured = Path(folder) / "given", Path(folder) / "measured.json"
@@ -70,9 +69,8 @@ def main() -> None:
             edges = np.random.default_rng(0).integers(SMALLEST, LARGEST + 1, (options.images, 2))
             cut_samples(given, edges.tolist(), FORMATS)
             print(f"{options.images} images of {SMALLEST} to {LARGEST} px\n")
-        how = ("--device", "cpu", "--tta" if options.tta else "--no-tta", *further)
         command = (sys.executable, "-c", COMMAND, measured, "predict", given, f"{folder}/labels")
-        spent = run((*command, *how))
+        spent = run((*command, "--device", "cpu", *how))
         report(spent, **json.loads(measured.read_text()))
 
 

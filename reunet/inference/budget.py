@@ -66,7 +66,7 @@ def plans(
 ) -> Iterator[Plan]:
     """Plans from the best to the cheapest.
 
-    By what each gives on the validation images (docs/results.md): the second pass more than
+    By what each gives on the validation images (docs/experiments.md): the second pass more than
     mirroring, folds that vote more than either, overlap the least.
     views: of a tile, and step: of tiles, where time allows them. second_pass: whether there may be
     one at all.

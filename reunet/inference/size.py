@@ -76,7 +76,7 @@ def estimate_size(views: Sequence[np.ndarray], network: SizeNetwork) -> Estimate
 def _seen_well(diameter: float, zoom: float, views: int) -> bool:
     """Whether a look at this zoom has shown cells at about the size that the network knows best.
 
-    On 240 training images a second look then makes the estimate no better (docs/results.md).
+    On 240 training images a second look then makes the estimate no better (docs/experiments.md).
     """
     shown = diameter * zoom / REFERENCE
     return views == 1 and zoom >= DETAIL and 1 / NEAR <= shown <= NEAR

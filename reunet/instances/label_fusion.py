@@ -4,7 +4,7 @@ In a mean of logits one fold that is very sure makes a cell that the others do n
 boundary that the folds see a few pixels apart disappears, so that cells merge. Here every fold's
 cells are found on their own and make up a candidate segmentation. A cell that the candidates agree
 on stays as one of them drew it; what few of them saw is dropped. AGREEMENT and FREE were chosen on
-training images (docs/results.md). Legend: H, W pixels.
+training images (docs/experiments.md). Legend: H, W pixels.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ HALO = 8  # rows that the Gaussian looks at on either side
 PERSISTENCE = 0.35  # of the lower of two peaks: how far the pass lies below it at least
 LOWEST_PEAK = 0.3  # of the field: a cell's peak is at least as high
 # How probable a cell's pixels are a cell's, in the mean, as a share of what the median cell of the
-# image has: cells below are dropped. docs/results.md says what that wins.
+# image has: cells below are dropped. docs/experiments.md says what that wins.
 SURE = 0.9
 # Of the field: up to OUTSIDE a pixel is no cell's, whatever its class, nor are the outermost of
 # what is left up to EDGE. By the classes alone cells would be drawn an eighth too large.

@@ -2,7 +2,7 @@
 
 Cells of a kind that a teacher has not learnt are mostly found in part, or several as one, and as
 other ones at each size: a student must not learn them. What is found again is most often right.
-docs/results.md says what that wins. Legend: h, w pixels of an image as it is stored.
+docs/experiments.md says what that wins. Legend: h, w pixels of an image as it is stored.
 """
 
 from collections.abc import Callable, Sequence
