@@ -1,7 +1,7 @@
 """`--report`: what a run did, in `report.json` beside the labels.
 
     {
-      "reunet": "0.4.0",             version of the program
+      "reunet": "0.5.0",             version of the program
       "state": "finished",           running (or killed), interrupted, finished
       "started": "2025-01-31T09:00:00+00:00",
       "seconds": 12.3,               since then; loading the model is not part of it
