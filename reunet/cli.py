@@ -78,7 +78,7 @@ GROUPS = {  # of the options of `reunet predict`, in its help
     "Told on the way": ("quiet", "verbose", "log_json"),
 }
 EXAMPLES = (
-    "reunet predict images labels                        # a folder, the best there is",
+    "reunet predict images labels                        # a folder",
     "reunet predict slide.tif labels --quality fast      # faster, nearly as good",
     "reunet predict images labels --diameter 42          # where the size is misjudged",
     "reunet predict images labels --overlays --table     # look at them, and measure",
