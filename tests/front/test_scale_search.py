@@ -12,6 +12,7 @@ from reunet import Model, load_model, predict, scale_search
 from reunet.inference.normalise import normalise_channels
 from reunet.inference.scale import scale_image, typical_diameter
 from reunet.inference.size import Estimate, views_of
+from reunet.inference.sliding_window import Maps, stored_field
 from reunet.io.images import read_image, read_label
 from reunet.options import Options
 from reunet.run.resume import settings_line
@@ -145,6 +146,29 @@ def test_cells_too_small_to_be_enlarged_enough_are_measured_as_they_are(model: M
     small = scale_image(image, (image.shape[0] // 6, image.shape[1] // 6))
     estimate = Estimate(5.0, [(0.5, 0.5)])
     assert search_scale([small], estimate, small.shape[:2], model, Options()) == 5
+
+
+def test_unsure_cells_do_not_count(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be dropped from the labels of the image tells nothing of its scale."""
+    at, discs = np.mgrid[:200, :200], np.zeros((200, 200))
+    for row, column in ((50, 50), (50, 150), (150, 50), (150, 150)):
+        discs = np.maximum(discs, 1 - np.hypot(at[0] - row, at[1] - column) / 20)
+    inside = discs > 0
+
+    def found(last: int) -> Found:
+        sure = np.where(inside, 240, 0).astype(np.uint8)
+        sure[100:, 100:][inside[100:, 100:]] = last
+        maps = Maps(inside[None].astype(np.uint8), stored_field(discs)[None], sure[None])
+        monkeypatch.setattr(scale_search, "map_image", lambda *_: maps)
+        looks: list[scale_search.Look] = []
+        monkeypatch.setattr(scale_search, "surest_diameter", lambda _, look, __: looks.append(look))
+        view = np.full((200, 200, 3), 100, np.uint8)
+        search_scale([view], Estimate(30.0, [(0.5, 0.5)]), (200, 200), model, Options())
+        return looks[0](30.0)
+
+    assert found(last=240).cells.max() == 4
+    assert found(last=150).cells.max() == 3
+    assert found(last=150).confidence == pytest.approx(240 / 255)
 
 
 def test_fast_takes_the_estimate_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
