@@ -174,6 +174,8 @@ def labels_of(
 
 def cells_of(task: Round, seen: Opinion) -> np.ndarray:
     """The cells in what a teacher sees, (h, w) int32: by vote, or in the classes of the mean."""
+    if seen.cells is not None:
+        return seen.cells
     if task.how.vote:
         return agreed_cells(seen.maps, task.encoding)
     return decode(seen.classes, "regrow", task.encoding)

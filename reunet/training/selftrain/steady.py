@@ -29,7 +29,7 @@ Cells = Callable[[Opinion], np.ndarray]  # what is seen -> cells, (h, w) int32
 def without_unsteady(
     seen: Opinion, content: Any, networks: Sequence[Network], tiling: Tiling, cells_of: Cells
 ) -> Opinion:
-    """The opinion with the pixels marked on which the scales differ, see `differing`.
+    """The opinion with its cells, and the pixels marked on which the scales differ (`differing`).
 
     content: (3, 1, h, w) float32 as stored, or what can be sliced like one; above BAND_PIXELS,
     where the other scales had no room in memory, nothing is marked.
@@ -41,7 +41,7 @@ def without_unsteady(
         scale_labels(cells_of(look_at(at_scale(whole, scale), networks, tiling)), cells.shape)
         for scale in SCALES
     ]
-    return replace(seen, unsteady=differing(cells, others))
+    return replace(seen, unsteady=differing(cells, others), cells=cells)
 
 
 def at_scale(content: np.ndarray, scale: float) -> np.ndarray:

@@ -67,13 +67,15 @@ class Opinion:
 
     classes: (h, w) uint8, the most probable by the softmax of the folds' mean logits. confidence:
     (h, w) float16, how probable that is, 0 to 1. maps: of each fold by itself. unsteady: (h, w)
-    bool, pixels that nothing is to be learnt from, see `steady` (None: there is none).
+    bool, pixels that nothing is to be learnt from, see `steady` (None: there is none). cells:
+    (h, w) int32, where they have been looked for already.
     """
 
     classes: np.ndarray
     confidence: np.ndarray
     maps: Maps
     unsteady: np.ndarray | None = None
+    cells: np.ndarray | None = None
 
 
 def look_at(content: Any, networks: Sequence[Network], tiling: Tiling) -> Opinion:
