@@ -124,9 +124,9 @@ EXAMPLES = (
     type=click.Choice(QUALITIES),
     default="standard",
     show_default=True,
-    help="fast: one network, no mirror images: F1 0.820, a smear in 1.5 s. standard: the student "
-    "of the folds (without one: all folds), two views, at the surest scale: 0.823, 2.4 s. best: "
-    "all folds vote, four views, tiles overlap by half: 0.821, 4.5 s. Of the shipped weights: "
+    help="fast: one network, no mirror images: F1 0.820, a smear in 1.6 s. standard: the student "
+    "of the folds (without one: all folds), two views, at the surest scale: 0.823, 2.7 s. best: "
+    "all folds vote, four views, tiles overlap by half: 0.821, 4.9 s. Of the shipped weights: "
     "docs/results.md, docs/speed.md.",
 )
 @click.option(

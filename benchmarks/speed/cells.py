@@ -3,10 +3,10 @@
     python -m benchmarks.speed.cells [--side 2500 5000 10000] [--cells 1000 10000 100000]
 
 The images hold discs of various sizes, many of which touch, encoded as for the training. Every
-figure is from a process of its own, which works on one core, so the processor seconds are the
-clock's where nothing else runs. Extra memory is what the work adds to the process at its peak, the
-result included and what it is given not. The weight map is made for training images alone: larger
-ones than WEIGHTED px are left out.
+figure is from a process of its own; `field` works on two bands at a time, the others on one core.
+Extra memory is what the work adds to the process at its peak, the result included and what it is
+given not. The weight map is made for training images alone: larger ones than WEIGHTED px are left
+out.
 """
 
 import argparse

@@ -8,9 +8,13 @@ their peaks: in pictures unlike those of the training the network's peaks are lo
 two of them is shallow (the h-maxima transform and the watershed of its markers in one, but that h
 goes with the peak).
 
-It works in bands of rows: it takes time in proportion to the pixels, however many cells there are.
-The result is the same for every height of the bands. Legend: H, W pixels.
+It works in bands of rows, two at a time: it takes time in proportion to the pixels, however many
+cells there are. The result is the same for every height of the bands. Legend: H, W pixels.
 """
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,6 +42,8 @@ EDGE = 0.1
 # (rows, columns) to the neighbours in the order of their flat index: the first of equal ones wins
 CLIMB = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
 FORWARD = ((0, 1), (1, -1), (1, 0), (1, 1))  # every pair of 8-neighbours once
+THREADS = 2  # bands at a time; each needs a few tens of megabytes, and NumPy runs beside itself
+T = TypeVar("T")
 
 
 def decode_field(
@@ -73,8 +79,11 @@ def decode_field(
 def relief(classes: np.ndarray, field: np.ndarray, bands: list[tuple[int, int]]) -> np.ndarray:
     """The field, smoothed, 1 at least in cells and 0 outside of them: (h, w) uint8."""
     height = np.empty(field.shape, np.uint8)
-    for top, bottom in bands:
+
+    def smooth(top: int, bottom: int) -> None:
         height[top:bottom] = _smoothed(classes, field, top, bottom)
+
+    _of_each(bands, smooth)
     return height
 
 
@@ -89,17 +98,26 @@ def watershed(
     height: (H, W) uint8. out: (H, W) int32 in C order, receives the cells. bands: first row and
     end of each. foreground: see `decode_field`.
     """
-    peaks = [np.zeros(1, np.int64)]  # flat index of each basin's peak; basins count from 1
-    for top, bottom in bands:
-        peaks.append(_climb(height, top, bottom, out, sum(map(len, peaks)) - 1))
-    passes = [np.zeros((3, 0), np.int64)]
+    peaks = _of_each(bands, lambda top, bottom: _climb(height, top, bottom, out))
+    before = 0  # basins of the bands above; they count from 1
+    for (top, bottom), found in zip(bands, peaks, strict=True):
+        rows = out[top:bottom]
+        np.add(rows, before, out=rows, where=rows > 0)
+        before += found.size
     for top, bottom in bands:
         _follow(out, top, bottom)
-        passes.append(_passes(height, out, top, bottom))
-    heights = height.ravel()[np.concatenate(peaks)].astype(np.int64)
-    heights[0] = 0
+    passes = _of_each(bands, lambda top, bottom: _passes(height, out, top, bottom))
+    heights = np.append(0, height.ravel()[np.concatenate(peaks)].astype(np.int64))
     cell = _merged(heights, np.concatenate(passes, axis=1))
     _number(out, cell, heights, bands, foreground)
+
+
+def _of_each(bands: Sequence[tuple[int, int]], work: Callable[[int, int], T]) -> list[T]:
+    """What some work on each band returns, in their order."""
+    if len(bands) == 1:
+        return [work(*bands[0])]
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(work, *zip(*bands, strict=True)))
 
 
 def _smoothed(classes: np.ndarray, field: np.ndarray, top: int, bottom: int) -> np.ndarray:
@@ -128,12 +146,12 @@ def _enlarged(height: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return larger
 
 
-def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray, count: int) -> np.ndarray:
+def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray) -> np.ndarray:
     """Enter in some rows where each pixel's way up ends.
 
-    out: receives the number of the basin, from count + 1, where the way ends in these rows, and
-    -1 - the flat index of the pixel that it leads to where it leaves them. Returns the flat
-    indices of the basins' peaks.
+    out: receives the number of the basin, from 1, where the way ends in these rows, and -1 - the
+    flat index of the pixel that it leads to where it leaves them. Returns the flat indices of the
+    basins' peaks.
     """
     width = height.shape[1]
     target = _uphill(height, top, bottom)  # flat, relative to the first of these rows
@@ -148,7 +166,7 @@ def _climb(height: np.ndarray, top: int, bottom: int, out: np.ndarray, count: in
         way[inside] = end = further
     code = np.zeros(target.size, np.int32)
     tops = inside[(end == inside) & ~leaves[inside]]
-    code[tops] = np.arange(count + 1, count + 1 + tops.size)
+    code[tops] = np.arange(1, 1 + tops.size)
     exits = inside[leaves[inside]]
     code[exits] = -1 - (target[exits] + top * width)
     out[top:bottom] = 0
