@@ -6,7 +6,9 @@ be started; 130 interrupted by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT: labels finish
 Slow imports (torch above all) wait until a command needs them: start-up counts in the challenge.
 """
 
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -47,6 +49,7 @@ MAP_ENDINGS = (".tif", ".tiff", ".png")
 def main() -> None:
     """Cell instance segmentation in microscope images of any modality."""
     never_fail()
+    atexit.register(gc.freeze)  # else Python looks through all objects twice at the end: 0.04 s
 
 
 main.add_command(cli_outputs.export)

@@ -94,6 +94,16 @@ def test_a_whole_run_does_without_slow_imports_and_graphs_that_it_does_not_use(
     assert len([*tmp_path.glob("reunet/*.blob")]) == 2  # for sizes and for tiles
 
 
+def test_a_command_ends_without_looking_through_all_objects() -> None:
+    """Python's collector would, twice, though nothing that is left matters to anyone."""
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()));"
+        "from reunet.cli import main; main(['evaluate', '--help'])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert int(output.split()[-1]) > 1000
+
+
 def test_others_can_still_import_openvinos_converters() -> None:
     """They are kept out of our own import alone."""
     code = (
