@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reunet.inference.ensemble import Ensemble
 from reunet.inference.normalise import Scaling, histogram, scaling_from
 from reunet.inference.scale import (
     MAX_ZOOM,
@@ -109,19 +110,36 @@ def search_scale(
     model: Model,
     options: Options,
 ) -> float:
-    """Diameter in px of the typical cell of an image, near the estimate.
+    """Diameter in px of the typical cell of an image, near the estimate; see `search_with`.
 
-    views: parts of the image, of which the estimate was made. of: (H, W) of the image. The first
-    network is asked, or the student, without mirroring.
+    The first network is asked, or the student.
     """
     model = model.at("fast")
     wanted = model.bundle.diameter
     assert wanted, "these weights see all images at their own size"
+    voters, tiling = model.ensembles(vote=False), model.tiling(options)
+    return search_with(views, estimate, of, wanted, voters, tiling)
+
+
+def search_with(
+    views: Sequence[np.ndarray],
+    estimate: Estimate,
+    of: tuple[int, int],
+    wanted: float,
+    voters: Sequence[Ensemble],
+    tiling: Tiling,
+) -> float:
+    """Diameter in px of the typical cell of an image, near the estimate.
+
+    views: parts of the image, of which the estimate was made. of: (H, W) of the image. wanted: px,
+    diameter that the networks know cells by. voters: one, of networks with a distance field.
+    tiling: how images are cut for them; a look takes neither mirror images nor an overlap.
+    """
+    tiling = replace(tiling, views=1, step=STEP)
     pairs = zip(views, estimate.middles, strict=True)
     parts = [part_of(view, middle, wanted / estimate.diameter, SHOWN) for view, middle in pairs]
     insides = [view[content_box(view.transpose(2, 0, 1))] for view in views]
     scaling = scaling_from(np.sum([histogram(inside) for inside in insides], axis=0))
-    tiling = model.tiling(replace(options, tta=False, step=STEP))
 
     def zoom_of(diameter: float) -> float:
         return min(max(wanted / diameter, MIN_ZOOM), MAX_ZOOM)
@@ -130,7 +148,7 @@ def search_scale(
 
     def look(diameter: float) -> Found:
         zoom = zoom_of(diameter)
-        return _joined([_look(p, zoom, scaling, model, tiling) for p in parts], zoom, shapes)
+        return _joined([_look(p, zoom, scaling, voters, tiling) for p in parts], zoom, shapes)
 
     diameters = {factor: factor * estimate.diameter for factor in FACTORS}
     possible = [f for f, d in diameters.items() if zoom_for(d, wanted, of)[0] == wanted / d]
@@ -152,14 +170,15 @@ def _joined(looks: Sequence[Seen], zoom: float, shapes: Sequence[tuple[int, int]
     return Found(confidence, measured, np.concatenate(drawn))
 
 
-def _look(part: np.ndarray, zoom: float, scaling: Scaling, model: Model, tiling: Tiling) -> Seen:
+def _look(
+    part: np.ndarray, zoom: float, scaling: Scaling, voters: Sequence[Ensemble], tiling: Tiling
+) -> Seen:
     """The cells of a part at a zoom, and how probable its pixels are a cell's."""
     # It is not needed before the first tile.
     from reunet.instances.peaks import decode_field
 
     shown = scale_image(part, scaled_shape(part.shape, zoom))
     shape = shown.shape[0], shown.shape[1]
-    voters = model.ensembles(vote=False)
     maps = map_image(lambda top, bottom: shown[top:bottom], shape, scaling, voters, tiling)
     assert maps.fields is not None
     assert maps.foreground is not None

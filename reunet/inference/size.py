@@ -45,12 +45,6 @@ class Estimate:
     middles: Sequence[tuple[float, float]]
 
 
-def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> float | None:
-    """Diameter in px of the typical cell, or None where no cell is seen, see `estimate_size`."""
-    estimate = estimate_size(views, network)
-    return estimate.diameter if estimate else None
-
-
 def estimate_size(views: Sequence[np.ndarray], network: SizeNetwork) -> Estimate | None:
     """The diameter of the typical cell, or None where no cell is seen.
 

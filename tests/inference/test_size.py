@@ -1,10 +1,20 @@
 """The estimate of the cells' size, by a network that measures what it is shown."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from reunet.inference.size import PARTS, REFERENCE, STRIDE, WHOLE, estimate_diameter, views_of
+from reunet.inference.size import (
+    PARTS,
+    REFERENCE,
+    STRIDE,
+    WHOLE,
+    SizeNetwork,
+    estimate_size,
+    views_of,
+)
 from reunet.network import openvino_backend, torch_backend
 from reunet.network.architecture import SIZE_OUTPUTS, Architecture, size_parameter_shapes
 
@@ -16,6 +26,12 @@ def picture(diameter: float, shape: tuple[int, int], gap: float = 2.0) -> np.nda
     rows, columns = (np.mod(np.arange(n), diameter * gap) - diameter * gap / 2 for n in shape)
     disc = np.hypot(rows[:, np.newaxis], columns) < diameter / 2
     return np.repeat(np.where(disc, 220, 30).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+
+
+def estimate_diameter(views: Sequence[np.ndarray], network: SizeNetwork) -> float | None:
+    """Of the typical cell, px; None: none is seen."""
+    estimate = estimate_size(views, network)
+    return estimate.diameter if estimate else None
 
 
 def measuring(view: np.ndarray) -> np.ndarray:

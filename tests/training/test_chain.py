@@ -318,7 +318,9 @@ def test_pseudo_labelled_cases_are_stored_as_nnunet_stores_labelled_ones(chain: 
     base.mkdir(parents=True)
     dataset.write_json(root / "raw" / layout.DATASET / "dataset.json", {"cases": {}})
     dataset.write_json(base / "cases.json", {})
-    images, left_out = store_images(chain.data / "images", root, "tiny")
+    images, left_out = store_images(
+        chain.data / "images", root, "tiny", chain.fold("baseline") / FINAL
+    )
     assert len(images) == 8
     assert not left_out
     theirs = chain.root / "preprocessed" / layout.DATASET / "nnUNetPlans_2d"

@@ -25,22 +25,28 @@ from PIL import Image
 from scipy import ndimage
 from scipy.special import softmax
 
+from conftest import SAMPLES
 from processes import TOGETHER, descendants, left_of
+from reunet import load_model, predict
 from reunet.inference.normalise import normalise_channels
+from reunet.inference.scale import typical_diameter
+from reunet.inference.size import Estimate
 from reunet.inference.sliding_window import Maps, stored_field
 from reunet.inference.tiles import Tiling
 from reunet.instances.decode import decode
 from reunet.instances.encode import INTERIOR, encode
 from reunet.instances.weight_map import weight_map
-from reunet.io.images import read_label
+from reunet.io.images import read_image, read_label
 from reunet.metric import score_pair
+from reunet.model import default_weights
 from reunet.network.unet import build
 from reunet.training import layout
 from reunet.training.__main__ import main
 from reunet.training.data import dataset, sampling
 from reunet.training.data.field import distance_field
-from reunet.training.fit import jobs
+from reunet.training.fit import estimate, jobs
 from reunet.training.fit.loss import IGNORE
+from reunet.training.fit.start import start_tensors
 from reunet.training.fit.trainer import nnUNetTrainerReUNet
 from reunet.training.presets import PRESETS, ROUNDS
 from reunet.training.release.history import load_checkpoint, started_from, summary
@@ -50,6 +56,7 @@ from reunet.training.selftrain.parallel import run_each
 from reunet.training.selftrain.steady import SAME, differing, without_unsteady
 
 TINY = PRESETS["tiny"]
+TEACHER = Path("teacher.pth")  # not asked where images keep their size
 
 
 class Trained(Exception):
@@ -150,7 +157,7 @@ def test_images_of_the_labelled_set_are_left_out_by_content(root: Path, images: 
     Image.fromarray(picture(6)).save(images / "image3.bmp")
     (images / "broken.png").write_bytes(b"\x89PNG")
     (images / "notes.txt").write_text("no image")
-    found, left_out = unlabelled.store_images(images, root, "tiny")
+    found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert {image.name for image in found} == {
         "crop.png", "image3.bmp", "image4.png", "image5.png", "twice.png",
     }  # fmt: skip
@@ -164,7 +171,7 @@ def test_images_of_the_labelled_set_are_left_out_by_content(root: Path, images: 
 
 def test_two_unlabelled_images_alike_count_once(root: Path, images: Path) -> None:
     Image.fromarray(picture(3)).save(images / "twin.png")
-    found, left_out = unlabelled.store_images(images, root, "tiny")
+    found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert len(found) == 3
     assert list(left_out) == ["twin.png"]
     assert "here twice, as image3.png" in left_out["twin.png"]
@@ -173,35 +180,36 @@ def test_two_unlabelled_images_alike_count_once(root: Path, images: Path) -> Non
 def test_images_of_other_folders_can_be_left_out(root: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "validation").mkdir()
     Image.fromarray(picture(4)).save(tmp_path / "validation" / "held_back.tif")
-    found, left_out = unlabelled.store_images(images, root, "tiny", [tmp_path / "validation"])
+    others = [tmp_path / "validation"]
+    found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER, others)
     assert {image.name for image in found} == {"image3.png", "image5.png"}
     assert "held_back.tif" in left_out["image4.png"]
 
 
 def test_no_name_hides_a_labelled_case(root: Path, images: Path) -> None:
     Image.fromarray(picture(7)).save(images / "case1.png")
-    found, _ = unlabelled.store_images(images, root, "tiny")
+    found, _ = unlabelled.store_images(images, root, "tiny", TEACHER)
     labelled = dataset.read_cases(root)
     assert len({image.case for image in found}) == 4
     assert not {image.case for image in found} & labelled.keys()
 
 
 def test_images_are_stored_once_and_anew_when_they_change(root: Path, images: Path) -> None:
-    first, _ = unlabelled.store_images(images, root, "tiny")
+    first, _ = unlabelled.store_images(images, root, "tiny", TEACHER)
     folder = layout.unlabelled_folder(root)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again, _ = unlabelled.store_images(images, root, "tiny")
+    again, _ = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     Image.fromarray(picture(8)).save(images / "image4.png")
-    changed, _ = unlabelled.store_images(images, root, "tiny")
+    changed, _ = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert [a.digest == b.digest for a, b in zip(first, changed, strict=True)] == [1, 0, 1]
 
 
 def test_names_that_begin_alike_are_cases_of_their_own(root: Path, images: Path) -> None:
     for n, name in enumerate(("2024.05.a.png", "2024.05.b.png")):
         Image.fromarray(picture(20 + n)).save(images / name)
-    found, left_out = unlabelled.store_images(images, root, "tiny")
+    found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert not left_out
     assert {"pseudo_2024.05.a", "pseudo_2024.05.b"} <= {image.case for image in found}
 
@@ -322,7 +330,7 @@ def labelling(plan: rounds.SelfTraining, **changes: Any) -> rounds.SelfTraining:
 
 def store(plan: rounds.SelfTraining, **options: Any) -> tuple[pseudo.Round, Any, Any, Any]:
     """Store discs as the pseudo-label of the first image, confident above row 40 only."""
-    image = unlabelled.store_images(plan.unlabelled, plan.root, "tiny")[0][0]
+    image = unlabelled.store_images(plan.unlabelled, plan.root, "tiny", TEACHER)[0][0]
     how = pseudo.Round(
         replace(plan.labelling, **options),
         plan.root, "tiny", "round1", "paper", plan.unlabelled, {}, "cpu", expected={},
@@ -501,7 +509,7 @@ def test_unlabelled_images_are_brought_to_the_size_of_cells(
     """As labelled ones are, by the estimate; label and overlay have the size of the image."""
     monkeypatch.setitem(PRESETS, "tiny", replace(TINY, diameter=30.0))
     monkeypatch.setattr(unlabelled, "estimator", lambda *_: lambda _: 20.0)
-    found, left_out = unlabelled.store_images(images, root, "tiny")
+    found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert not left_out
     image = found[0]
     assert (image.height, image.width, image.diameter, image.brought_to) == (90, 110, 20.0, 30.0)
@@ -509,7 +517,7 @@ def test_unlabelled_images_are_brought_to_the_size_of_cells(
     with (folder / f"{image.case}.pkl").open("rb") as file:
         assert pickle.load(file)["shape_before_cropping"] == (1, 135, 165)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert unlabelled.store_images(images, root, "tiny")[0] == found
+    assert unlabelled.store_images(images, root, "tiny", TEACHER)[0] == found
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     how = pseudo.Round(
         pseudo.Labelling(reject=False),
@@ -530,7 +538,7 @@ def test_unlabelled_images_are_brought_to_the_size_of_cells(
     stored = open_blosc(how.target / f"{image.case}_seg.b2nd")
     assert stored.shape[-2:] == content
     monkeypatch.setitem(PRESETS, "tiny", TINY)  # a preset without a size stores them anew
-    assert unlabelled.store_images(images, root, "tiny")[0][0].brought_to is None
+    assert unlabelled.store_images(images, root, "tiny", TEACHER)[0][0].brought_to is None
 
 
 def test_a_labelled_image_is_known_again_at_any_size(tmp_path: Path) -> None:
@@ -545,17 +553,33 @@ def test_a_labelled_image_is_known_again_at_any_size(tmp_path: Path) -> None:
 
 
 def test_the_size_network_is_that_of_the_root_or_the_shipped_one(tmp_path: Path) -> None:
-    from reunet.training.fit import estimate
-
-    arch = PRESETS["compact"].architecture
     assert estimate.size_weights(tmp_path).name == "size.safetensors"
-    measure = estimate.estimator(tmp_path, arch)
-    image = normalise_channels(np.stack([picture(3)] * 3, -1))
-    assert measure(image) is None or measure(image) > 0
+    network = estimate.load_size_network(tmp_path, "compact")
+    assert network(np.zeros((1, 3, 256, 320), np.float32)).shape == (1, 2, 32, 40)
     layout.size_folder(tmp_path).mkdir(parents=True)
     torch.save({"weights": {}}, layout.size_file(tmp_path))
     with pytest.raises(ValueError, match=r"size\.pth: no size network of this architecture"):
-        estimate.estimator(tmp_path, arch)
+        estimate.load_size_network(tmp_path, "compact")
+
+
+def test_a_teacher_searches_for_the_size_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the networks that ship; an estimate that is half of the true size is mended."""
+    shipped = default_weights("cpu") / "fold_all.safetensors"
+    checkpoint = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": start_tensors(shipped)}, checkpoint)
+    measure = estimate.estimator(tmp_path, "compact", checkpoint)
+    path = next((SAMPLES / "images").glob("bbbc039*"))
+    image = normalise_channels(read_image(path).pixels)
+    found = predict(path, load_model(precision="f32")).diameter
+    assert measure(image) == pytest.approx(found, rel=0.01)
+    true = typical_diameter(read_label(SAMPLES / "labels" / f"{path.stem}_label.tiff"))
+    half = Estimate(true / 2, [(0.5, 0.5)])
+    monkeypatch.setattr(estimate, "estimate_size", lambda *_: half)
+    assert measure(image) == pytest.approx(true)
+    monkeypatch.setattr(estimate, "estimate_size", lambda *_: None)
+    assert measure(image) is None
 
 
 def test_class_locations_are_few_and_right() -> None:

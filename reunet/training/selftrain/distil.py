@@ -74,7 +74,10 @@ def distil(plan: Distillation, say: Say = print) -> Path:
     jobs.check(plan.root, plan.job, EVERY_CASE, plan.num_gpus, plan.device)
     images: list[UnlabelledImage] = []
     if plan.unlabelled:
-        images, left_out = store_images(plan.unlabelled, plan.root, preset, plan.others)
+        first = next(iter(teachers.values()))
+        images, left_out = store_images(
+            plan.unlabelled, plan.root, preset, first, plan.others, plan.device
+        )
         for reason in left_out.values():
             say(f"left out: {reason}")
     start = plan.job.start or first_weights(plan, teachers)

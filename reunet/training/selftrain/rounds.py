@@ -79,8 +79,10 @@ def self_train(plan: SelfTraining, say: Say = print) -> None:
     layout.use_folder(plan.root)
     for fold in plan.folds:
         jobs.check(plan.root, replace(plan.job, start=None), fold, plan.num_gpus, plan.device)
-    find_teacher(plan.root, plan.preset, plan.folds, plan.start)
-    images, left_out = store_images(plan.unlabelled, plan.root, plan.preset, plan.others)
+    teacher = next(iter(find_teacher(plan.root, plan.preset, plan.folds, plan.start).values()))
+    images, left_out = store_images(
+        plan.unlabelled, plan.root, plan.preset, teacher, plan.others, plan.device
+    )
     for reason in left_out.values():
         say(f"left out: {reason}")
     if not images:

@@ -32,7 +32,7 @@ PREFIX = "pseudo_"  # of the cases' names: never that of a labelled case
 @dataclass(frozen=True)
 class UnlabelledImage:
     """An image and its case. version: of the file; digest: of its pixels; height, width: its own;
-    modality, source: what a `meta.csv` says; diameter: estimated, px of its typical cell, which in
+    modality, source: what a `meta.csv` says; diameter: found, px of its typical cell, which in
     the case measures `brought_to` px (None: the case has the size of the image)."""
 
     name: str
@@ -48,13 +48,19 @@ class UnlabelledImage:
 
 
 def store_images(
-    folder: Path, root: Path, preset: str, others: Iterable[Path] = ()
+    folder: Path,
+    root: Path,
+    preset: str,
+    teacher: Path,
+    others: Iterable[Path] = (),
+    device: str = "cpu",
 ) -> tuple[list[UnlabelledImage], dict[str, str]]:
     """Store the images of a folder as cases; those stored already are not read again.
 
-    Of a preset with a size of cells, each image is brought to it, by an estimate of the size of its
-    cells, as labelled images are by their true size. others: folders of more images that must not
-    be learnt from. Returns the images and, by file name, why one was left out. Raises ValueError
+    Of a preset with a size of cells, each image is brought to it, as labelled images are by the
+    true size of their cells: by what `estimator` finds with the teacher, the checkpoint of a
+    trained fold. others: folders of more images that must not be learnt from. device: where the
+    teacher computes. Returns the images and, by file name, why one was left out. Raises ValueError
     where the folder holds no image, OSError where nothing can be written.
     """
     paths = list_images(folder)
@@ -69,7 +75,7 @@ def store_images(
     images, left_out = [], {}
     chosen, measure = PRESETS[preset], None
     if chosen.diameter:
-        measure = estimator(root, chosen.architecture)
+        measure = estimator(root, preset, teacher, device)
     for path, name in case_names(paths).items():
         case = PREFIX + name
         try:
@@ -105,7 +111,7 @@ def _is_stored(store: Path, path: Path, image: UnlabelledImage, wanted: float | 
 def _brought_to(
     image: UnlabelledImage, pixels: np.ndarray, wanted: float | None, measure: Measure
 ) -> tuple[UnlabelledImage, np.ndarray]:
-    """An image with its cells at `wanted` px, by the estimate of their size."""
+    """An image with its cells at `wanted` px, by the size that is found for them."""
     assert wanted
     diameter = measure(pixels)
     shape = scaled_shape(pixels.shape, zoom_for(diameter, wanted, pixels.shape[:2])[0])
