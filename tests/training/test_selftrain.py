@@ -758,6 +758,27 @@ def test_students_that_did_not_help_end_the_rounds_if_asked(
         assert f"plans_tiny_{stage}__" in start  # the students before are the teachers
 
 
+def copy_of_teacher(root: Path, job: jobs.Job, fold: int, *_: object) -> None:
+    """In place of a training: the student is its teacher."""
+    assert job.start
+    teacher = Path(job.start.format(fold=fold))
+    output = layout.results_folder(root, "tiny", job.stage)
+    (output / f"fold_{fold}").mkdir(parents=True)
+    (output / f"fold_{fold}" / layout.FINAL).write_bytes(teacher.read_bytes())
+    for name in ("plans.json", "dataset.json"):
+        (output / name).write_text((teacher.parents[1] / name).read_text())
+
+
+def test_a_round_that_nothing_can_judge_says_so(
+    plan: rounds.SelfTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "fold_f1", lambda *_: None)  # as of fold `all`
+    monkeypatch.setattr(rounds, "train_fold", copy_of_teacher)
+    said: list[str] = []
+    rounds.self_train(replace(labelling(plan, reject=False), rounds=1), said.append)
+    assert said[-1] == "round1: complete; no image was held back to judge it by"
+
+
 def test_a_complete_round_tells_whether_it_helped(
     plan: rounds.SelfTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,17 +788,8 @@ def test_a_complete_round_tells_whether_it_helped(
         stage = checkpoint.parents[1].name.split("__")[1].removeprefix("plans_tiny_")
         return figures[stage] + 0.01 * int(fold)
 
-    def train_fold(root: Path, job: jobs.Job, fold: int, *_: object) -> None:
-        output = layout.results_folder(root, "tiny", job.stage)
-        (output / f"fold_{fold}").mkdir(parents=True)
-        (output / f"fold_{fold}" / layout.FINAL).write_bytes(
-            Path(job.start.format(fold=fold)).read_bytes()
-        )  # type: ignore[union-attr]
-        for name in ("plans.json", "dataset.json"):
-            (output / name).write_text((Path(plan.start).parents[1] / name).read_text())
-
     monkeypatch.setattr(rounds, "fold_f1", fold_f1)
-    monkeypatch.setattr(rounds, "train_fold", train_fold)
+    monkeypatch.setattr(rounds, "train_fold", copy_of_teacher)
     said: list[str] = []
     rounds.self_train(replace(labelling(plan, reject=False), early_stop=True), said.append)
     assert [line for line in said if "warning" in line] == [

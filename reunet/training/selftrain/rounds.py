@@ -250,8 +250,11 @@ def finish(
     used = [asdict(image) for image in images if image.case in set(labels)]
     done = {"stage": stage, "preset": plan.preset, **means, "helped": helped, "images": used}
     write_json(layout.round_marker(plan.root, stage), done)
+    if before is None or after is None:
+        say(f"{stage}: complete; no image was held back to judge it by")
+        return done
     say(f"{stage}: F1 on the validation folds {after}, its teacher's {before}")
-    if before is not None and after is not None and after < before:
+    if after < before:
         teacher = STAGES[STAGES.index(stage) - 1]
         say(f"warning: {stage}: worse than its teacher: export that one, with --stage {teacher}")
     return done
