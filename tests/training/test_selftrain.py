@@ -508,7 +508,12 @@ def test_unlabelled_images_are_brought_to_the_size_of_cells(
 ) -> None:
     """As labelled ones are, by the estimate; label and overlay have the size of the image."""
     monkeypatch.setitem(PRESETS, "tiny", replace(TINY, diameter=30.0))
-    monkeypatch.setattr(unlabelled, "estimator", lambda *_: lambda _: 20.0)
+
+    def estimator(*asked: object) -> Callable[[np.ndarray], float]:
+        assert asked == (root, "tiny", TEACHER, "cpu")
+        return lambda _: 20.0
+
+    monkeypatch.setattr(unlabelled, "estimator", estimator)
     found, left_out = unlabelled.store_images(images, root, "tiny", TEACHER)
     assert not left_out
     image = found[0]
@@ -580,6 +585,22 @@ def test_a_teacher_searches_for_the_size_as_predict_does(
     assert measure(image) == pytest.approx(true)
     monkeypatch.setattr(estimate, "estimate_size", lambda *_: None)
     assert measure(image) is None
+
+
+def test_the_first_fold_of_the_first_teacher_finds_the_sizes(
+    plan: rounds.SelfTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def store_images(*arguments: object) -> tuple[list[object], dict[str, str]]:
+        asked.append(arguments)
+        return [], {}
+
+    monkeypatch.setattr(rounds, "store_images", store_images)
+    with pytest.raises(ValueError, match="no image could be used"):
+        rounds.self_train(plan)
+    teacher = Path(plan.start.format(fold=plan.folds[0]))
+    assert asked == [(plan.unlabelled, plan.root, "tiny", teacher, (), "cpu")]
 
 
 def test_class_locations_are_few_and_right() -> None:
